@@ -1,0 +1,76 @@
+"""Measure and apply activation steering on language models with MLX.
+
+Importing this package is light: names are loaded when they are first used. On Linux it puts
+OpenBLAS in front of MLX, so import it before `mlx`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from mlx_steer.blas import load_openblas
+
+if TYPE_CHECKING:
+    from mlx_steer.conditions import Condition, Intervention
+    from mlx_steer.datasets import ContrastPair, PromptItem, load_behavior
+    from mlx_steer.extraction import extract
+    from mlx_steer.generate import Completion, Job, complete
+    from mlx_steer.judge import Judgement, judge_refusal
+    from mlx_steer.model import Model, load_model
+    from mlx_steer.steering import steered
+    from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
+
+__version__ = "0.1.0"
+
+blas_status = load_openblas()
+
+_HOMES = {
+    "Completion": "generate",
+    "Condition": "conditions",
+    "ContrastPair": "datasets",
+    "Intervention": "conditions",
+    "Job": "generate",
+    "Judgement": "judge",
+    "Model": "model",
+    "PromptItem": "datasets",
+    "SteeringVector": "vectors",
+    "SteeringVectorSet": "vectors",
+    "complete": "generate",
+    "extract": "extraction",
+    "judge_refusal": "judge",
+    "load_behavior": "datasets",
+    "load_model": "model",
+    "load_vectors": "vectors",
+    "steered": "steering",
+}
+
+__all__ = [
+    "Completion",
+    "Condition",
+    "ContrastPair",
+    "Intervention",
+    "Job",
+    "Judgement",
+    "Model",
+    "PromptItem",
+    "SteeringVector",
+    "SteeringVectorSet",
+    "__version__",
+    "blas_status",
+    "complete",
+    "extract",
+    "judge_refusal",
+    "load_behavior",
+    "load_model",
+    "load_vectors",
+    "steered",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mlx_steer' has no attribute {name!r}")
+    return getattr(import_module(f"mlx_steer.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,106 @@
+"""Linux only: puts OpenBLAS in front of the reference BLAS that MLX's CPU backend links.
+
+MLX for Linux resolves `cblas_sgemm` from a reference BLAS at a few GFLOP/s. A library that is
+loaded into the process before MLX with global symbols is found first, so loading OpenBLAS (from
+the `cmeel-openblas` package) makes float32 products some eighty times faster. On macOS MLX uses
+Metal and Accelerate, and nothing is done.
+"""
+
+import ctypes
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+State = Literal["not needed", "loaded", "too late", "missing", "failed"]
+
+
+@dataclass(frozen=True)
+class BlasStatus:
+    """What became of OpenBLAS in this process.
+
+    Attributes:
+        state: "not needed" (not Linux), "loaded", "too late" (MLX was imported first), "missing"
+            (`cmeel-openblas` is not installed) or "failed" (the library would not load).
+        detail: The library's path, or a sentence saying what to do.
+    """
+
+    state: State
+    detail: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether matrix products run at full speed as far as the BLAS is concerned."""
+        return self.state in ("not needed", "loaded")
+
+
+def cache_root() -> Path:
+    """The cache folder of mlx-steer: `$MLX_STEER_CACHE`, or `mlx-steer` in the user's cache."""
+    if chosen := os.environ.get("MLX_STEER_CACHE"):
+        return Path(chosen).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "mlx-steer"
+
+
+def load_openblas() -> BlasStatus:
+    """Load OpenBLAS into the process if this is Linux and MLX is not loaded yet."""
+    if not sys.platform.startswith("linux"):
+        return BlasStatus("not needed", f"MLX uses the platform's own BLAS on {sys.platform}")
+    if "mlx.core" in sys.modules:
+        return BlasStatus(
+            "too late",
+            "mlx was imported before mlx_steer, so it multiplies with the slow reference BLAS; "
+            "import mlx_steer first",
+        )
+    library = next(_in_site_packages("cmeel.prefix/lib/libopenblas.so"), None)
+    if library is None:
+        return BlasStatus(
+            "missing",
+            "OpenBLAS is not installed, MLX will be slow; run: pip install cmeel-openblas",
+        )
+    try:
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError:
+        try:
+            _lend_fortran_runtime()
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            return BlasStatus(
+                "failed", f"{library} does not load ({error}); install your system's libgfortran5"
+            )
+    return BlasStatus("loaded", str(library))
+
+
+def _in_site_packages(pattern: str) -> Iterator[Path]:
+    for entry in sys.path:
+        if entry.endswith("packages"):
+            yield from sorted(Path(entry).glob(pattern))
+
+
+def _lend_fortran_runtime() -> None:
+    """Load the Fortran runtime that `mlx-cpu` carries, under the name OpenBLAS asks for.
+
+    OpenBLAS names `libgfortran.so.5`, which a bare Linux lacks. `mlx-cpu` ships that very library
+    under a longer, hashed name. The loader matches libraries by the name written inside them, so a
+    copy with the plain name written over the hashed one satisfies it.
+
+    Raises:
+        OSError: If there is no such library or the copy cannot be written or loaded.
+    """
+    for helper in _in_site_packages("mlx_cpu.libs/libquadmath-*.so*"):
+        ctypes.CDLL(str(helper), mode=ctypes.RTLD_GLOBAL)
+    source = next(_in_site_packages("mlx_cpu.libs/libgfortran-*.so.5*"), None)
+    if source is None:
+        raise OSError("libgfortran.so.5 is neither on this system nor in mlx-cpu")
+    copy = cache_root() / "lib" / source.name / "libgfortran.so.5"
+    if not copy.exists():
+        hashed, plain = source.name.encode(), b"libgfortran.so.5"
+        content = source.read_bytes().replace(hashed, plain.ljust(len(hashed), b"\0"))
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as part:
+            part.write(content)
+        os.replace(part.name, copy)
+    ctypes.CDLL(str(copy), mode=ctypes.RTLD_GLOBAL)

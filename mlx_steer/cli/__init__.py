@@ -1,0 +1,69 @@
+"""The command line: the only place that prints, and the only one that knows click.
+
+Commands import what they need when they run, so that `mlx-steer --help` stays instant.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "run": "experiments",
+    "extract": "experiments",
+    "sweep": "experiments",
+    "compare": "experiments",
+    "report": "experiments",
+    "generate": "talk",
+    "chat": "talk",
+    "vectors": "vectors",
+    "gate": "gate",
+    "behaviors": "behaviors",
+    "plan": "health",
+    "doctor": "health",
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when they are called for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order people need them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module that holds the command."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"mlx_steer.cli.{_COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlx-steer")
+def cli() -> None:
+    """Measure and apply activation steering on language models with MLX."""
+
+
+def main() -> None:
+    """Run the command line; a known error is one sentence and exit code 2."""
+    from mlx_steer.errors import SteerError
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except SteerError as error:
+        click.echo(f"mlx-steer: {error}", err=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nmlx-steer: stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

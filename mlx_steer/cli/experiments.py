@@ -1,0 +1,188 @@
+"""run, extract, sweep, compare, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_steer.cli.options import (
+    LAYERS,
+    NUMBERS,
+    behavior_option,
+    generation_options,
+    model_options,
+    model_settings,
+    quiet_option,
+)
+from mlx_steer.cli.progress import progress
+
+out_option = click.option(
+    "--out", "-o", required=True, type=click.Path(path_type=Path), help="The run's directory."
+)
+vectors_option = click.option(
+    "--vectors", type=click.Path(), help="A vectors folder; without it they are extracted first."
+)
+fresh_option = click.option(
+    "--fresh", is_flag=True, help="Start over; keep the old directory beside the new one."
+)
+batch_option = click.option(
+    "--batch-size", type=int, help="Rows decoded at a time; by default what fits in memory."
+)
+limit_option = click.option(
+    "--prompts-per-set", type=int, help="Use only the first so many prompts of each set."
+)
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: runs/NAME.")
+@batch_option
+@fresh_option
+@quiet_option
+def run(config: Path, out: Path | None, batch_size: int | None, fresh: bool, quiet: bool) -> None:
+    """Carry out the experiment of a CONFIG file, or continue it; ends with a report."""
+    from mlx_steer.config import load_config
+
+    experiment = load_config(config)
+    if batch_size is not None:
+        changed = experiment.generation.model_copy(update={"batch_size": batch_size})
+        experiment = experiment.model_copy(update={"generation": changed})
+    _execute(experiment, out or Path("runs") / experiment.name, fresh, quiet)
+
+
+@click.command()
+@model_options
+@behavior_option
+@click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
+@click.option(
+    "--token-position",
+    type=click.Choice(["last", "mean"]),
+    default="last",
+    show_default=True,
+    help="The last response token, or the mean over all of them.",
+)
+@click.option(
+    "--out", "-o", required=True, type=click.Path(path_type=Path), help="The vectors folder."
+)
+@quiet_option
+def extract(
+    behavior: str, layers: Any, token_position: Any, out: Path, quiet: bool, **options: Any
+) -> None:
+    """Extract steering vectors from a behavior's contrast pairs."""
+    from mlx_steer.cli.vectors import print_vectors
+    from mlx_steer.datasets import load_behavior
+    from mlx_steer.extraction import extract as extract_vectors
+    from mlx_steer.model import load_model
+
+    data = load_behavior(behavior)
+    settings = model_settings(options)
+    model = load_model(settings.pop("name"), **settings)
+    chosen = None if layers == "all" else layers
+    vectors = extract_vectors(model, data, chosen, token_position=token_position)
+    vectors.save(out)
+    if not quiet:
+        print_vectors(vectors)
+    click.echo(str(out))
+
+
+@click.command()
+@model_options
+@behavior_option
+@vectors_option
+@click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
+@click.option("--strengths", type=NUMBERS, default="0.5,1.0,1.5", show_default=True)
+@out_option
+@generation_options(150)
+@batch_option
+@limit_option
+@fresh_option
+@quiet_option
+def sweep(layers: Any, strengths: Any, out: Path, fresh: bool, quiet: bool, **options: Any) -> None:
+    """Try layers and strengths on the select half of the prompts and choose the best cell."""
+    config = _config(out, options, layers=layers, sweep={"strengths": strengths})
+    _execute(config, out, fresh, quiet, compare=False)
+
+
+@click.command()
+@model_options
+@behavior_option
+@vectors_option
+@click.option("--layer", type=int, required=True, help="The steered layer, counted from 0.")
+@click.option("--strengths", type=NUMBERS, default="0.5,1.0,1.5", show_default=True)
+@click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
+@click.option("--controls", type=int, default=5, show_default=True, help="Random directions.")
+@out_option
+@generation_options(150)
+@batch_option
+@limit_option
+@fresh_option
+@quiet_option
+def compare(
+    layer: int,
+    strengths: Any,
+    system_prompt: str | None,
+    controls: int,
+    out: Path,
+    fresh: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Compare base, system prompt, steering, and both together, on the test half."""
+    section = {
+        "layer": layer,
+        "strengths": strengths,
+        "system_prompt": system_prompt,
+        "controls": {"random": controls},
+    }
+    config = _config(out, options, layers=(layer,), compare=section)
+    _execute(config, out, fresh, quiet, sweep=False)
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="A person's verdicts, exported from report.html; kept in the run.",
+)
+def report(run_dir: Path, labels: Path | None) -> None:
+    """Write metrics.json, report.md, report.html and plots of a run, from its rows."""
+    from mlx_steer.report import write_report
+
+    click.echo(str(write_report(run_dir, labels).markdown))
+
+
+def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) -> Any:
+    from mlx_steer.config import parse_config
+
+    vectors = options.pop("vectors")
+    extract_section = {"vectors": vectors} if vectors else {"layers": layers}
+    if vectors and layers != "all" and "sweep" in sections:
+        sections["sweep"]["layers"] = layers
+    names = ("max_tokens", "temperature", "seed", "batch_size")
+    data = {
+        "name": out.name or "run",
+        "model": model_settings(options),
+        "behavior": options.pop("behavior"),
+        "extract": extract_section,
+        "generation": {name: options.pop(name) for name in names},
+        "prompts_per_set": options.pop("prompts_per_set"),
+        **sections,
+    }
+    return parse_config(data, "the command line")
+
+
+def _execute(
+    config: Any, out: Path, fresh: bool, quiet: bool, *, sweep: bool = True, compare: bool = True
+) -> None:
+    from mlx_steer.experiment import run_experiment
+    from mlx_steer.report import write_report
+    from mlx_steer.run import RunDirectory
+
+    with RunDirectory.open(out, fresh=fresh) as directory:
+        with progress(quiet) as told:
+            run_experiment(config, directory, told, sweep=sweep, compare=compare)
+        files = write_report(directory.folder)
+    click.echo(str(files.markdown))

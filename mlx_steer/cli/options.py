@@ -1,0 +1,117 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Numbers(click.ParamType[Any]):
+    """A list such as 12,14,16 or 0.5,1.0; layers may also be ranges (8-20) or `all`."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        """`int` for layers, `float` for strengths."""
+        self.kind = kind
+        self.name = "layers" if kind is int else "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The list as a tuple, or `all`."""
+        if not isinstance(value, str) or (value == "all" and self.kind is int):
+            return value
+        numbers: list[float] = []
+        for part in value.split(","):
+            low, dash, high = part.strip().partition("-")
+            try:
+                if self.kind is int and dash and low:
+                    numbers += range(int(low), int(high) + 1)
+                else:
+                    numbers.append(self.kind(part))
+            except ValueError:
+                self.fail(
+                    f"{part.strip()!r} is not a number; write for example 12,14,16", param, ctx
+                )
+        return tuple(numbers)
+
+
+LAYERS = Numbers(int)
+NUMBERS = Numbers(float)
+
+
+def model_options(command: Decorated) -> Decorated:
+    """--model and what belongs to it."""
+    for option in reversed(
+        [
+            click.option(
+                "--model",
+                "-m",
+                required=True,
+                metavar="MODEL",
+                help="A hub id (org/name[@revision]), a folder, a .gguf file, or smollm2-135m.",
+            ),
+            click.option("--revision", help="A branch, tag or commit of the hub."),
+            click.option(
+                "--dtype",
+                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+                default="auto",
+                show_default=True,
+                help="Dtype of the weights and the hidden state.",
+            ),
+            click.option(
+                "--quantize",
+                type=click.Choice(["4", "8"]),
+                help="Convert original weights to so many bits, once.",
+            ),
+            click.option("--adapter", help="A folder with a LoRA adapter made by mlx-lm."),
+            click.option(
+                "--dequantize", is_flag=True, help="Expand quantised weights (faster on Linux)."
+            ),
+            click.option("--thinking", is_flag=True, help="Let the model think (Qwen3)."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def model_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the model's options out of a command's, as the config's `model` section."""
+    names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking")
+    settings = {"name": options.pop("model"), **{name: options.pop(name) for name in names}}
+    if settings["quantize"] is not None:
+        settings["quantize"] = int(settings["quantize"])
+    return settings
+
+
+def generation_options(max_tokens: int) -> Callable[[Decorated], Decorated]:
+    """--max-tokens, --temperature, --seed."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for option in (
+            click.option("--seed", default=0, show_default=True, help="Of the sampling."),
+            click.option(
+                "--temperature", default=0.0, show_default=True, help="0 takes the best token."
+            ),
+            click.option(
+                "--max-tokens",
+                default=max_tokens,
+                show_default=True,
+                help="Response tokens at most.",
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+behavior_option = click.option(
+    "--behavior",
+    "-b",
+    default="refusal",
+    show_default=True,
+    help="A shipped behavior, or a folder of your own.",
+)
+quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print results only.")

@@ -1,0 +1,117 @@
+"""Progress for people: a live bar on a terminal, plain lines elsewhere, nothing with --quiet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mlx_steer.experiment import Progress
+
+
+class Quiet:
+    """Says nothing but notes."""
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """One line on standard error."""
+        click.echo(f"note: {text}", err=True)
+
+
+class Lines(Quiet):
+    """A line when a stage begins, one every few seconds, and one when it ends."""
+
+    every = 10.0
+
+    def __init__(self) -> None:
+        """No stage yet."""
+        self._name = ""
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Announce a stage."""
+        self._name, self._total, self._done = name, total, done
+        self._tokens, self._start = 0, time.monotonic()
+        self._at_start, self._last = done, self._start
+        before = f", {done} done before" if done else ""
+        click.echo(f"{name}: {total} rows{before}", err=True)
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Count, and print now and then."""
+        self._done += units
+        self._tokens += tokens
+        now = time.monotonic()
+        if now - self._last >= self.every or (units and self._done == self._total):
+            self._last = now
+            click.echo(f"{self._name}: {self._done}/{self._total} rows{self._speed(now)}", err=True)
+
+    def _speed(self, now: float) -> str:
+        spent = max(now - self._start, 1e-9)
+        made = self._done - self._at_start
+        parts = [f"{self._tokens / spent:.0f} tokens/s"] if self._tokens else []
+        if made and self._done < self._total:
+            parts.append(f"{spent / made * (self._total - self._done):.0f} s left")
+        return f" ({', '.join(parts)})" if parts else ""
+
+
+class Bar(Quiet):
+    """A live bar with rows done, tokens per second and time left."""
+
+    def __init__(self) -> None:
+        """Made, not shown yet."""
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self.live = Progress(
+            TextColumn("{task.description:>8}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rows  {task.fields[speed]:>14}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """A new bar."""
+        self._task = self.live.add_task(name, total=total, completed=done, speed="")
+        self._tokens, self._start = 0, time.monotonic()
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Move the bar."""
+        self._tokens += tokens
+        spent = max(time.monotonic() - self._start, 1e-9)
+        speed = f"{self._tokens / spent:.0f} tokens/s" if self._tokens else ""
+        self.live.update(self._task, advance=units, speed=speed)
+
+    def note(self, text: str) -> None:
+        """A line above the bars."""
+        self.live.console.print(f"note: {text}", markup=False)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """The progress that suits the terminal."""
+    import sys
+
+    if quiet:
+        yield Quiet()
+    elif sys.stderr.isatty():
+        bar = Bar()
+        with bar.live:
+            yield bar
+    else:
+        yield Lines()

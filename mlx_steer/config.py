@@ -1,0 +1,304 @@
+"""Experiment files (YAML) as frozen, validated models; every default of the toolkit lives here."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from mlx_steer.errors import ConfigError
+
+Strength = Annotated[float, Field(allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """Which model, and in which precision (see `load_model`)."""
+
+    name: str = Field(min_length=1)
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantize: Literal[4, 8] | None = None
+    adapter: str | None = None
+    dequantize: bool = False
+    thinking: bool = False
+
+
+class ExtractConfig(_Section):
+    """Where the steering vectors come from.
+
+    Attributes:
+        layers: Layers, 0-based, negative from the end; "all" for every one.
+        token_position: `last` response token, or the `mean` over all of them.
+        method: How the vector is made from the pairs' hidden states (see directions.py).
+        vectors: A vectors folder to use instead of extracting.
+    """
+
+    layers: tuple[int, ...] | Literal["all"] = "all"
+    token_position: Literal["last", "mean"] = "last"
+    method: Literal["mean_difference", "whitened_mean_difference", "logistic_regression", "pca"] = (
+        "mean_difference"
+    )
+    vectors: str | None = None
+
+    @field_validator("layers", mode="before")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        return _distinct_list(value, "layers")
+
+
+class Limits(_Section):
+    """What a cell of the sweep may cost and still be chosen, against the base run.
+
+    Attributes:
+        false_positives: Most false positives above base, as a fraction.
+        coherence_drop: How far mean coherence may lie under base.
+        incoherent: Largest fraction of incoherent rows.
+    """
+
+    false_positives: Fraction = 0.10
+    coherence_drop: Fraction = 0.05
+    incoherent: Fraction = 0.10
+
+
+class SweepConfig(_Section):
+    """The search for a layer and a strength, on the select half of the prompts.
+
+    Attributes:
+        layers: Which of the vectors' layers; None for all of them.
+        strengths: Factors on the raw vector.
+        system_prompts: Names of the behavior's system prompts, or texts; they are compared too.
+        limits: See `Limits`.
+    """
+
+    layers: tuple[int, ...] | None = None
+    strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
+    system_prompts: tuple[str, ...] = ("detailed", "calibrated")
+    limits: Limits = Limits()
+
+    @field_validator("layers", "strengths", "system_prompts", mode="before")
+    @classmethod
+    def _distinct(cls, value: Any, info: ValidationInfo) -> Any:
+        return _distinct_list(value, str(info.field_name))
+
+
+class ControlsConfig(_Section):
+    """Conditions that show whether the vector's meaning matters, at the chosen layer and strength.
+
+    Attributes:
+        random: How many random directions of the vector's norm.
+        negated: The vector with its sign turned.
+        shuffled: The vector from pairs whose sides were swapped at random.
+    """
+
+    random: Annotated[int, Field(ge=0, le=100)] = 5
+    negated: bool = True
+    shuffled: bool = True
+
+
+class GateConfig(_Section):
+    """A gate on the prompt's hidden state, fitted on the behavior's own `gate` prompts.
+
+    Attributes:
+        layers: Layers to try; "all" for every one.
+        methods: Ways to make the direction; cross-validation picks one.
+        false_positive_rate: Of held-out other prompts, at most so many may open the gate.
+        strengths: Factors on the raw vector for gated steering; None takes those of the sweep.
+    """
+
+    layers: tuple[int, ...] | Literal["all"] = "all"
+    methods: tuple[
+        Literal["mean_difference", "whitened_mean_difference", "logistic_regression"], ...
+    ] = ("mean_difference", "whitened_mean_difference", "logistic_regression")
+    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    strengths: tuple[Strength, ...] | None = None
+
+    @field_validator("layers", "methods", "strengths", mode="before")
+    @classmethod
+    def _distinct(cls, value: Any, info: ValidationInfo) -> Any:
+        return _distinct_list(value, str(info.field_name))
+
+
+class CompareConfig(_Section):
+    """The fair comparison, on the test half of the prompts.
+
+    Attributes:
+        layer: The steered layer; None for the one the sweep chose.
+        strengths: Factors on the raw vector; the chosen one is added if it is not among them.
+        system_prompt: A name or a text; None for the one the sweep chose.
+        borderline: Whether prompts that only sound like the target are run too.
+        controls: See `ControlsConfig`.
+    """
+
+    layer: int | None = None
+    strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
+    system_prompt: str | None = None
+    borderline: bool = True
+    controls: ControlsConfig = ControlsConfig()
+
+    @field_validator("strengths", mode="before")
+    @classmethod
+    def _distinct(cls, value: Any) -> Any:
+        return _distinct_list(value, "strengths")
+
+
+class GenerationConfig(_Section):
+    """How responses are generated.
+
+    Attributes:
+        max_tokens: Response tokens at most.
+        temperature: 0 is greedy.
+        seed: Of the sampling, when the temperature is above 0.
+        batch_size: Rows decoded at a time; None chooses what fits in memory.
+    """
+
+    max_tokens: Count = 150
+    temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
+    seed: int = 0
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+
+class StatisticsConfig(_Section):
+    """Seeds and levels of the statistics.
+
+    Attributes:
+        seed: Of bootstrap resampling and of random controls.
+        resamples: Bootstrap resamples.
+        alpha: Level of the Holm-corrected tests.
+    """
+
+    seed: int = 0
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+
+
+class ExperimentConfig(_Section):
+    """One experiment: extract, sweep, choose, compare, report.
+
+    Attributes:
+        name: Of the run, and of its directory under `runs/`.
+        behavior: A shipped behavior's name, or a folder of one's own.
+        gate: Fit a gate and compare gated steering too; None does without.
+        prompts_per_set: Use only the first so many prompts of each set and split.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    model: ModelConfig
+    behavior: str = "refusal"
+    extract: ExtractConfig = ExtractConfig()
+    sweep: SweepConfig = Field(default_factory=SweepConfig)
+    compare: CompareConfig = Field(default_factory=CompareConfig)
+    gate: GateConfig | None = None
+    generation: GenerationConfig = GenerationConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    prompts_per_set: Count | None = None
+
+    def to_yaml(self) -> str:
+        """The whole configuration with every default filled in; the same config, the same text."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: str | Path) -> ExperimentConfig:
+    """Read an experiment file.
+
+    Raises:
+        ConfigError: If it cannot be read or says something impossible; the message names every
+            wrong key, and the nearest right one.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no config file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {path} cannot be read: {error}") from error
+    try:
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+    return parse_config(data, str(path))
+
+
+def parse_config(data: object, where: str) -> ExperimentConfig:
+    """Validate the contents of an experiment file.
+
+    Args:
+        data: What YAML gave.
+        where: The file, for messages.
+
+    Raises:
+        ConfigError: See `load_config`.
+    """
+    if not isinstance(data, dict):
+        raise ConfigError(f"{where} must hold keys and values, such as 'name: my-experiment'")
+    try:
+        return ExperimentConfig.model_validate(_tuples(data))
+    except ValidationError as error:
+        problems = "; ".join(_problem(e) for e in error.errors())
+        raise ConfigError(f"{where}: {problems}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as the tuples that frozen models hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _distinct_list(value: Any, what: str) -> Any:
+    if isinstance(value, list | tuple):
+        if not value and what in ("strengths", "layers", "methods"):
+            raise ValueError(f"{what} must not be empty")
+        try:
+            twice = {str(v) for v in value if list(value).count(v) > 1}
+        except TypeError:
+            return value
+        if twice:
+            raise ValueError(f"{', '.join(sorted(twice))} stands twice")
+    return value
+
+
+def _problem(error: Any) -> str:
+    place = ".".join(str(p) for p in error["loc"] if not str(p).startswith("literal["))
+    if error["type"] == "extra_forbidden":
+        *section, key = error["loc"]
+        near = difflib.get_close_matches(str(key), _keys(section), n=1, cutoff=0.5)
+        hint = (
+            f", did you mean {near[0]!r}?" if near else f"; it may be: {', '.join(_keys(section))}"
+        )
+        return f"unknown key {place!r}{hint}"
+    if error["type"] == "missing":
+        return f"{place!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    return (
+        f"{place or 'the file'}: {message[0].lower()}{message[1:]} (got {_shown(error['input'])})"
+    )
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _keys(section: list[Any]) -> list[str]:
+    model: Any = ExperimentConfig
+    for name in section:
+        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
+        model = field.annotation if field is not None else None
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,150 @@
+"""The experiment: extract, sweep, choose, compare, score; every part a list of conditions.
+
+Knows nothing about terminals: what is going on is told to a `Progress`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mlx_steer import design
+from mlx_steer.config import ExperimentConfig
+from mlx_steer.datasets import Behavior, load_behavior
+from mlx_steer.environment import environment
+from mlx_steer.errors import ConfigError, DataError
+from mlx_steer.experiment.progress import Progress
+from mlx_steer.experiment.stages import Stages
+from mlx_steer.model import Model, load_model
+from mlx_steer.records import behavior_record, prompt_record
+from mlx_steer.run import FORMAT_VERSION, RunDirectory, json_line
+
+__all__ = ["DEFAULT_BATCH", "Progress", "run_experiment"]
+
+DEFAULT_BATCH = 64
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    run: RunDirectory,
+    progress: Progress,
+    *,
+    sweep: bool = True,
+    compare: bool = True,
+) -> Path:
+    """Carry out an experiment, or the parts of it that the run does not hold yet.
+
+    Args:
+        config: The experiment.
+        run: Its directory, locked.
+        progress: Told what is going on.
+        sweep: Search layers and strengths; without it, the config names the layer.
+        compare: Make the fair comparison.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        SteerError: Of whatever part fails; finished rows are kept.
+    """
+    clock = _Clock(run)
+    run.write("config.yaml", config.to_yaml())
+    with clock.timed("load"):
+        behavior = load_behavior(config.behavior)
+        _check_prompts(behavior, config)
+        own = config.model.model_dump()
+        model = load_model(own.pop("name"), **own)
+    batch_size = config.generation.batch_size or DEFAULT_BATCH
+    _write_inputs(run, behavior)
+    _write_manifest(run, clock, model, batch_size, finished=False)
+    stages = Stages(config, run, progress, behavior, model, batch_size)
+    with clock.timed("extract"):
+        stages.extract()
+    choice: dict[str, Any] = {}
+    if sweep:
+        with clock.timed("sweep"):
+            choice = stages.sweep()
+    own_choice = {"layer": config.compare.layer, "system_prompt": config.compare.system_prompt}
+    choice |= {key: value for key, value in own_choice.items() if value is not None}
+    if compare:
+        if "layer" not in choice:
+            raise ConfigError(
+                "say which layer to steer (--layer), or run the sweep, which finds one"
+            )
+        with clock.timed("compare"):
+            stages.compare(choice)
+    with clock.timed("score"):
+        stages.rows.score()
+    _write_manifest(run, clock, model, batch_size, finished=True)
+    return run.folder
+
+
+def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
+    run.write_json("behavior.json", behavior_record(behavior))
+    used = [p for p in behavior.prompts if p.split in ("select", "test")]
+    run.write("prompts.jsonl", "".join(json_line(prompt_record(p)) for p in used))
+
+
+def _write_manifest(
+    run: RunDirectory, clock: _Clock, model: Model, batch_size: int, *, finished: bool
+) -> None:
+    run.write_json(
+        "manifest.json",
+        {
+            "format_version": FORMAT_VERSION,
+            **environment(),
+            "started": clock.started,
+            "finished": clock.now() if finished else None,
+            "seconds": clock.seconds,
+            "model": model.info.model_dump(mode="json"),
+            "num_layers": model.num_layers,
+            "hidden_size": model.hidden_size,
+            "dtype": str(model.dtype).removeprefix("mlx.core."),
+            "batch_size": batch_size,
+            "notes": _notes(model),
+        },
+    )
+
+
+def _notes(model: Model) -> list[str]:
+    default = model.chat.default_system_prompt
+    if not default:
+        return []
+    return [
+        f"The chat template inserts a system prompt where none is given ({default!r}), "
+        "so the base condition has one."
+    ]
+
+
+def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
+    for name in config.sweep.system_prompts:
+        design.resolve_system_prompt(behavior.system_prompts, name)
+    for split in ("select", "test"):
+        for name in ("target", "other"):
+            if not any((p.set, p.split) == (name, split) for p in behavior.prompts):
+                raise DataError(
+                    f"the behavior {behavior.name} has no prompts of set {name} and split {split}, "
+                    "and an experiment needs some of each; add them to its prompts.jsonl"
+                )
+
+
+class _Clock:
+    def __init__(self, run: RunDirectory) -> None:
+        self.started = self.now()
+        self.seconds: dict[str, float] = {}
+        self._run = run
+
+    @staticmethod
+    def now() -> str:
+        return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        self._run.log(f"{name} begins")
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 1)
+        self._run.log(f"{name} took {self.seconds[name]} s")

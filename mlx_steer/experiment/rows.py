@@ -1,0 +1,152 @@
+"""Rows: conditions x prompts, of which those are run that the run directory does not hold yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mlx_steer.conditions import Condition
+from mlx_steer.config import GenerationConfig
+from mlx_steer.datasets import Behavior, PromptItem
+from mlx_steer.experiment.progress import Progress
+from mlx_steer.gates import gate_scores
+from mlx_steer.generate import Job, Sampling, completions
+from mlx_steer.model import Model
+from mlx_steer.perplexity import Answer, perplexities
+from mlx_steer.records import condition_record, row_key, row_record
+from mlx_steer.run import RunDirectory
+from mlx_steer.vectors import SteeringVectorSet
+
+# Finished rows go to disk after at most this many steps.
+_FLUSH_EVERY = 8
+
+
+class Rows:
+    """The rows of one run.
+
+    A gated condition's row is the steered one where the gate is open and the base one where it is
+    shut, so it shares that row's key: gates cost a pass over the prompts and no generation.
+
+    Args:
+        run: The run directory, locked.
+        progress: Told what is going on.
+        behavior: Gives system prompts their names.
+        model: The model.
+        vectors: Give the mean hidden-state norms that relative doses refer to.
+        generation: How responses are generated.
+        batch_size: Rows decoded at a time.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        progress: Progress,
+        behavior: Behavior,
+        model: Model,
+        vectors: SteeringVectorSet,
+        generation: GenerationConfig,
+        batch_size: int,
+    ) -> None:
+        """See the class."""
+        self._run = run
+        self._progress = progress
+        self._names = {text: name for name, text in behavior.system_prompts.items()}
+        self._model = model
+        self._vectors = vectors
+        self._sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
+        self._batch_size = batch_size
+        self._records: dict[str, dict[str, Any]] = {}
+        self._prompt_ids: dict[str, tuple[int, ...]] = {}
+
+    def make(
+        self, stage: str, conditions: Sequence[Condition], items: Sequence[PromptItem]
+    ) -> None:
+        """Make every row of conditions x prompts that the run does not hold yet."""
+        jobs: dict[str, tuple[Job, PromptItem]] = {}
+        for condition in conditions:
+            record = self._record(condition)
+            ids = {
+                item.id: prompt_ids(self._model, item, condition.system_prompt) for item in items
+            }
+            effects = self._effects(condition, record, ids)
+            for item in items:
+                effect = effects[item.id]
+                key = row_key(self._model, ids[item.id], effect, self._sampling)
+                record["rows"][item.id] = key
+                self._prompt_ids[key] = ids[item.id]
+                # Conditions that come to the same for a prompt, such as strength 0 and base,
+                # share its row.
+                jobs.setdefault(key, (Job(key, ids[item.id], effect), item))
+        self._run.write_json("conditions.json", {"conditions": list(self._records.values())})
+        held = {row["key"] for row in self._run.read("rows.jsonl")}
+        todo = [job for key, (job, _) in jobs.items() if key not in held]
+        self._progress.stage(stage, len(jobs), len(jobs) - len(todo))
+        finished: list[dict[str, Any]] = []
+        steps = 0
+
+        def on_tokens(count: int) -> None:
+            nonlocal steps
+            steps += 1
+            self._progress.advance(tokens=count)
+            if steps % _FLUSH_EVERY == 0:
+                flush()
+
+        def flush() -> None:
+            # Taken first: Ctrl-C after the write must not have the same rows written again.
+            done, finished[:] = finished[:], []
+            self._run.append("rows.jsonl", done)
+
+        try:
+            for done in completions(self._model, todo, self._sampling, self._batch_size, on_tokens):
+                finished.append(row_record(done, *jobs[done.key]))
+                self._progress.advance(units=1)
+        finally:
+            flush()
+
+    def score(self) -> None:
+        """Perplexity of every row under the unsteered model, given the row's own prompt."""
+        held = {s["key"] for s in self._run.read("scores.jsonl") if "perplexity" in s}
+        answers = [
+            Answer(row["key"], self._prompt_ids[row["key"]], tuple(row["tokens"]))
+            for row in self._run.read("rows.jsonl")
+            if row["key"] in self._prompt_ids
+        ]
+        # A prompt's responses are scored together or not at all: their digits depend on it.
+        todo = {a.ids for a in answers if a.key not in held}
+        self._progress.stage("score", len(answers), sum(a.ids not in todo for a in answers))
+        for scored in perplexities(self._model, [a for a in answers if a.ids in todo]):
+            fresh = [{"key": k, "perplexity": p} for k, p in scored if k not in held]
+            self._run.append("scores.jsonl", fresh)
+            self._progress.advance(units=len(scored))
+
+    def _effects(
+        self, condition: Condition, record: dict[str, Any], ids: dict[str, tuple[int, ...]]
+    ) -> dict[str, Condition]:
+        """What the condition does to each prompt, its gates decided."""
+        open_ = Condition(condition.name, condition.system_prompt, condition.interventions)
+        if not condition.gates:
+            return dict.fromkeys(ids, open_)
+        shut = Condition(condition.name, condition.system_prompt)
+        names = list(ids)
+        scores = {
+            gate.name: dict(
+                zip(names, gate_scores(self._model, gate, [ids[n] for n in names]), strict=True)
+            )
+            for gate in condition.gates
+        }
+        for gate, by_prompt in scores.items():
+            record["gate_scores"].setdefault(gate, {}).update(by_prompt)
+        joined = any if condition.gate_join == "any" else all
+        return {n: open_ if joined(s[n] >= 0 for s in scores.values()) else shut for n in names}
+
+    def _record(self, condition: Condition) -> dict[str, Any]:
+        if condition.name not in self._records:
+            record = condition_record(condition, self._vectors, self._names)
+            self._records[condition.name] = record
+        return self._records[condition.name]
+
+
+def prompt_ids(model: Model, item: PromptItem, system_prompt: str | None) -> tuple[int, ...]:
+    """A prompt's token ids under a condition's system prompt, which follows the prompt's own."""
+    system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
+    return tuple(model.chat.prompt_ids(item.prompt, system, item.tools))

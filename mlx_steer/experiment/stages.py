@@ -1,0 +1,282 @@
+"""The stages of an experiment: vectors, gates, sweep, comparison; each a list of conditions."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mlx_steer import design
+from mlx_steer.conditions import Condition, Gate, digest
+from mlx_steer.config import ExperimentConfig
+from mlx_steer.datasets import Behavior, PromptItem
+from mlx_steer.errors import ConfigError, VectorError
+from mlx_steer.experiment.progress import Progress
+from mlx_steer.experiment.rows import Rows
+from mlx_steer.extraction import pair_states
+from mlx_steer.gates import GateFit, fit_gate
+from mlx_steer.metrics import cell_of, choose_cell, choose_system_prompt, judged, load_run
+from mlx_steer.model import Model
+from mlx_steer.run import RunDirectory
+from mlx_steer.vectors import SteeringVectorSet, load_vectors
+
+# What the run's vectors were extracted from, as hashes by folder: changed settings make new ones.
+_MADE_FROM = ".extracted.json"
+
+
+class Stages:
+    """One config's stages in one run directory, to be called in order.
+
+    Args:
+        config: The experiment.
+        run: Its directory, locked.
+        progress: Told what is going on.
+        behavior: What is steered.
+        model: What it is steered in.
+        batch_size: Rows decoded at a time.
+    """
+
+    rows: Rows
+    vectors: SteeringVectorSet
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        run: RunDirectory,
+        progress: Progress,
+        behavior: Behavior,
+        model: Model,
+        batch_size: int,
+    ) -> None:
+        """See the class."""
+        self.config = config
+        self.run = run
+        self.progress = progress
+        self.behavior = behavior
+        self.model = model
+        self.batch_size = batch_size
+        self._gates: dict[str | None, GateFit] = {}
+
+    def extract(self) -> None:
+        """Extract the vectors, or take those the config names or an earlier start has left."""
+        config = self.config.extract
+        if config.vectors is not None:
+            self.vectors = load_vectors(config.vectors)
+            shape = (self.model.hidden_size, self.model.num_layers, self.model.info.id)
+            for warning in self.vectors.check_fits(*shape):
+                self.progress.note(warning)
+            self.run.write_json(_MADE_FROM, {})
+            self.vectors.save(self.run.folder / "vectors")
+        else:
+            every = range(self.model.num_layers) if config.layers == "all" else config.layers
+            self.vectors = self._extracted("vectors", sorted({self.model.layer(i) for i in every}))
+        self.rows = Rows(
+            self.run,
+            self.progress,
+            self.behavior,
+            self.model,
+            self.vectors,
+            self.config.generation,
+            self.batch_size,
+        )
+
+    def sweep(self) -> dict[str, Any]:
+        """Run every cell on the select half, choose one, and record the choice."""
+        config = self.config.sweep
+        layers = [self.model.layer(i) for i in config.layers or self.vectors]
+        self._check_layers(layers)
+        prompts = [self.system_prompt(name) for name in config.system_prompts]
+        conditions = design.sweep(self.vectors, layers, config.strengths, prompts)
+        if not any(c.kind == "steering" for c in conditions):
+            raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
+        if self.config.gate is not None:
+            strengths = self.config.gate.strengths or config.strengths
+            conditions += design.gated_sweep(self.vectors, layers, strengths, self.gate(None))
+        self.rows.make("sweep", conditions, self._items("select", "target", "other"))
+        choice = self._choose(conditions, dict(zip(prompts, config.system_prompts, strict=True)))
+        self.run.write_json("choice.json", choice)
+        return choice
+
+    def compare(self, choice: dict[str, Any]) -> None:
+        """Run the fair comparison and its controls on the test half.
+
+        Args:
+            choice: `layer`, and if known `strength`, `system_prompt` and `gated`.
+        """
+        config = self.config.compare
+        layer, strength = self.model.layer(choice["layer"]), choice.get("strength")
+        self._check_layers([layer])
+        strengths = sorted({*config.strengths, strength or 0.0} - {0.0})
+        if not strengths:
+            raise ConfigError("compare.strengths has no strength other than 0, the base run")
+        chosen = strength or (1.0 if 1.0 in strengths else strengths[len(strengths) // 2])
+        named = choice.get("system_prompt")
+        prompt = self.system_prompt(named) if named else None
+        vector = self.vectors[layer]
+        conditions = design.comparison(vector, strengths, self.behavior.name, prompt)
+        if self.config.gate is not None:
+            gated = choice.get("gated") or {"layer": layer, "strength": chosen}
+            more = self.config.gate.strengths or config.strengths
+            conditions += design.gated_comparison(
+                self.vectors[gated["layer"]],
+                sorted({*more, gated["strength"]} - {0.0}),
+                self.behavior.name,
+                self.gate(None),
+                (prompt, self.gate(prompt[1])) if prompt else None,
+            )
+        borderline = ("borderline",) if config.borderline else ()
+        self.rows.make("compare", conditions, self._items("test", "target", "other", *borderline))
+        controls = self._controls(layer, chosen)
+        if controls:
+            self.rows.make("controls", controls, self._items("test", "target", "other"))
+        self.write_gates()
+
+    def gate(self, system_prompt: str | None) -> Gate:
+        """The gate fitted under a system prompt; fitted and saved with the vectors once."""
+        config = self.config.gate
+        assert config is not None
+        if system_prompt not in self._gates:
+            self._gates[system_prompt] = fit_gate(
+                self.model,
+                self.behavior,
+                layers=None if config.layers == "all" else config.layers,
+                methods=config.methods,
+                false_positive_rate=config.false_positive_rate,
+                system_prompt=system_prompt,
+                name="plain" if system_prompt is None else _short_hash(system_prompt),
+            )
+            fit = self._gates[system_prompt]
+            self.vectors = self.vectors.with_gate(fit.gate, fit.info)
+            self.vectors.save(self.run.folder / "vectors")
+        return self._gates[system_prompt].gate
+
+    def write_gates(self) -> None:
+        """Record how each gate was found."""
+        if self._gates:
+            names = {text: name for name, text in self.behavior.system_prompts.items()}
+            fits = [
+                {**fit.record(), "system_prompt": names.get(text or "", text)}
+                for text, fit in self._gates.items()
+            ]
+            self.run.write_json("gate.json", {"gates": fits})
+
+    def system_prompt(self, name_or_text: str) -> tuple[str, str]:
+        """A system prompt's short name and its text."""
+        return design.resolve_system_prompt(self.behavior.system_prompts, name_or_text)
+
+    def _choose(
+        self, conditions: Sequence[Condition], given: dict[tuple[str, str], str]
+    ) -> dict[str, Any]:
+        limits = self.config.sweep.limits
+        run = load_run(self.run.folder)
+        scored = judged(run)
+        cells = {c.name: cell_of(run, scored, c.name, "select") for c in conditions}
+        base = cells[design.BASE.name]
+        of_kind = {
+            kind: [cells[c.name] for c in conditions if c.kind == kind]
+            for kind in ("steering", "gated", "prompt")
+        }
+        best, met = choose_cell(of_kind["steering"], base, limits)
+        choice: dict[str, Any] = {
+            "layer": best.layer,
+            "strength": best.strength,
+            "system_prompt": None,
+            "met_limits": met,
+        }
+        if of_kind["prompt"]:
+            winner, _ = choose_system_prompt(of_kind["prompt"], base, limits)
+            choice["system_prompt"] = next(
+                name
+                for prompt, name in given.items()
+                if design.prompted(prompt).name == winner.condition
+            )
+        if of_kind["gated"]:
+            best, met = choose_cell(of_kind["gated"], base, limits)
+            choice["gated"] = {"layer": best.layer, "strength": best.strength, "met_limits": met}
+        return choice
+
+    def _controls(self, layer: int, strength: float) -> list[Condition]:
+        config, seed = self.config.compare.controls, self.config.statistics.seed
+        shuffled = (
+            self._extracted("vectors_shuffled", [layer], seed)[layer] if config.shuffled else None
+        )
+        return design.controls(
+            self.vectors[layer],
+            strength,
+            random=config.random,
+            negated=config.negated,
+            shuffled=shuffled,
+            seed=seed,
+        )
+
+    def _extracted(
+        self, name: str, layers: Sequence[int], shuffle_seed: int | None = None
+    ) -> SteeringVectorSet:
+        """Vectors in a folder of the run: those that are there if nothing has changed, or new."""
+        folder, config = self.run.folder / name, self.config.extract
+        key = digest(
+            {
+                "model": self.model.identity,
+                "chat_template": self.model.chat.sha256,
+                "dataset": self.behavior.sha256,
+                "layers": list(layers),
+                "method": config.method,
+                "token_position": config.token_position,
+                "seed": shuffle_seed,
+            }
+        )
+        made_from = self.run.read_json(_MADE_FROM)
+        noted = made_from.pop(name, None)
+        with suppress(VectorError):
+            found = load_vectors(folder)
+            if noted == [key, _content(found)]:
+                return self._without_gates(found, folder)
+        self.run.write_json(_MADE_FROM, made_from)
+        states = pair_states(
+            self.model,
+            self.behavior,
+            layers,
+            token_position=config.token_position,
+            shuffle_seed=shuffle_seed,
+        )
+        made = states.vectors(config.method)
+        if shuffle_seed is None:
+            separation = {str(k): round(v, 6) for k, v in states.separation(config.method).items()}
+            self.run.write_json("separation.json", separation)
+        made.save(folder)
+        # Last: vectors whose key is written are whole, and so is what goes with them.
+        self.run.write_json(_MADE_FROM, {**made_from, name: [key, _content(made)]})
+        return made
+
+    def _without_gates(self, found: SteeringVectorSet, folder: Path) -> SteeringVectorSet:
+        """Vectors as they were extracted; gates are fitted anew, to the present settings."""
+        if found.gates:
+            metadata = found.metadata.model_copy(update={"gates": []})
+            found = SteeringVectorSet(found.vectors, metadata)
+            found.save(folder)
+        return found
+
+    def _items(self, split: str, *sets: str) -> list[PromptItem]:
+        chosen: list[PromptItem] = []
+        for name in sets:
+            items = [p for p in self.behavior.prompts if (p.set, p.split) == (name, split)]
+            chosen += items[: self.config.prompts_per_set]
+        return chosen
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
+        missing = [layer for layer in layers if layer not in self.vectors]
+        if missing:
+            raise ConfigError(
+                f"layer {missing[0]} is to be steered but has no vector; there are vectors for "
+                f"layers {', '.join(map(str, self.vectors))}"
+            )
+
+
+def _content(vectors: SteeringVectorSet) -> str:
+    return digest({str(k): v.sha256 for k, v in vectors.metadata.layers.items()})
+
+
+def _short_hash(text: str) -> str:
+    return "prompt_" + hashlib.sha256(text.encode()).hexdigest()[:8]

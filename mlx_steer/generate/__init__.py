@@ -1,0 +1,70 @@
+"""(prompt, condition) jobs into completions: one continuous batch, every row as if it ran alone.
+
+Rows of all conditions decode together; each row's plan rides on its caches. A row's tokens do not
+depend on its neighbours. Batched float32 logits differ from solo ones by some 1e-5, so a step whose
+two best scores lie within `TIE` is decided by running that row alone, uncached. In lower precision
+that is out of reach: there the smallest margin of each row is kept, and rows may differ from the
+first step whose margin is below one spacing of the logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import mlx.core as mx
+
+from mlx_steer.generate.admit import Admission
+from mlx_steer.generate.decode import TIE, Batch, Decoder
+from mlx_steer.generate.jobs import Completion, Job, Sampling, check_jobs, waves
+from mlx_steer.model import Model
+from mlx_steer.steering import steerable
+
+__all__ = ["TIE", "Completion", "Job", "Sampling", "complete", "completions"]
+
+
+def complete(
+    model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size: int = 64
+) -> list[Completion]:
+    """Run jobs and return their completions in the order of the jobs (see `completions`)."""
+    done = {c.key: c for c in completions(model, jobs, sampling, batch_size)}
+    return [done[job.key] for job in jobs]
+
+
+def completions(
+    model: Model,
+    jobs: Sequence[Job],
+    sampling: Sampling,
+    batch_size: int = 64,
+    on_tokens: Callable[[int], None] = lambda count: None,
+) -> Iterator[Completion]:
+    """Run jobs in one continuous batch and yield each completion when it is finished.
+
+    Args:
+        model: The model.
+        jobs: With unique keys.
+        sampling: The same for all jobs.
+        batch_size: Rows decoded at a time.
+        on_tokens: Called after each step with the number of tokens it made.
+
+    Raises:
+        GenerationError: If a prompt is empty or too long for the model, or keys are not unique.
+        VectorError: If a vector does not fit the model.
+    """
+    from mlx_lm.generate import wired_limit
+
+    check_jobs(model, jobs, sampling, batch_size)
+    waiting = waves(jobs, batch_size)
+    with steerable(model.network) as sites, wired_limit(model.network):
+        admission = Admission(model, sites, jobs)
+        decoder = Decoder(model, sites, sampling)
+        batch: Batch | None = None
+        while waiting or batch is not None:
+            parts = [] if batch is None else [batch]
+            while waiting and sum(map(len, parts)) + len(waiting[0]) <= batch_size:
+                parts.append(admission.admit(waiting.pop(0)))
+            batch = Batch.joined(parts)
+            on_tokens(len(batch))
+            yield from decoder.step(batch)
+            if not len(batch):
+                batch = None
+                mx.clear_cache()

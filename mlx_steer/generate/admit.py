@@ -1,0 +1,166 @@
+"""Admission: prompts prefilled, gates decided, rows made ready to decode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_steer.conditions import Condition, Intervention, Scope
+from mlx_steer.generate.decode import Batch, Row
+from mlx_steer.generate.jobs import Job
+from mlx_steer.model import Model
+from mlx_steer.prefill import (
+    Ids,
+    LayerPlans,
+    Prefill,
+    Prefilled,
+    common_head,
+    join,
+    stack_plans,
+    take_rows,
+)
+from mlx_steer.steering import Plan, PlannedCache, Site, plan_of
+
+# Below this many shared tokens a head of its own saves less than the extra calls cost.
+_SHORTEST_HEAD = 8
+_NO_PLANS: LayerPlans = {}
+
+
+class Admission:
+    """Turns waves of jobs into batches that are ready to decode.
+
+    Args:
+        model: The model.
+        sites: The sites of all its blocks.
+        jobs: All jobs to come: they decide which layers carry plans and which heads are shared.
+    """
+
+    def __init__(self, model: Model, sites: Sequence[Site], jobs: Sequence[Job]) -> None:
+        """See the class."""
+        self._model = model
+        self._prefill = Prefill(model.network, sites)
+        self._plans = {
+            (id(job.condition), stage): self._make_plans(job.condition, stage)
+            for job in jobs
+            for stage in ("prompt", "generated")
+        }
+        # Every row carries a plan at every layer that any row steers while decoding.
+        self._layers = sorted(
+            {k for (_, s), p in self._plans.items() if s == "generated" for k in p}
+        )
+        self._head_of = _shared_heads(jobs)
+        self._heads: dict[Ids, Prefilled] = {}
+        self._planned_heads: dict[tuple[Ids, int], list[Any]] = {}
+        self._last: tuple[Any, Prefilled] | None = None
+
+    def admit(self, wave: Sequence[Job]) -> Batch:
+        """Prefill a wave of jobs, decide its gates, and make its rows ready to decode."""
+        head = self._head_of[wave[0].ids]
+        prompts = sorted({job.ids for job in wave})
+        source = {ids: i for i, ids in enumerate(prompts)}
+        lowest = {min(p) for job in wave if (p := self._plans[id(job.condition), "prompt"])}
+        base = self._base(prompts, head, lowest)
+        states = self._last_states(
+            base, prompts, {g.layer for j in wave for g in j.condition.gates}
+        )
+        rows = [self._row(job, states, source[job.ids]) for job in wave]
+
+        # Rows that are first steered at the same layer are replayed together.
+        rows.sort(key=lambda r: min(r.prompt_plans, default=-1))
+        parts: list[list[Any]] = []
+        for first in sorted({min(r.prompt_plans, default=-1) for r in rows}):
+            group = [r for r in rows if min(r.prompt_plans, default=-1) == first]
+            sources = [source[r.job.ids] for r in group]
+            if first < 0:
+                parts.append(base.rows(sources))
+                continue
+            start = join([self._planned_head(head, r.prompt_plans) for r in group])
+            rest = [r.job.ids[len(head) : -1] for r in group]
+            plans = [r.prompt_plans for r in group]
+            parts.append(self._prefill.replay(base, sources, plans, start, rest).caches)
+        caches = join(parts)
+        for layer in self._layers:
+            plan = stack_plans([r.plans for r in rows], layer, self._no_plan)
+            caches[layer] = PlannedCache(caches[layer], plan)
+        return Batch(rows, caches, mx.array([r.job.ids[-1] for r in rows]))
+
+    @property
+    def _no_plan(self) -> Plan:
+        return Plan(mx.zeros((1, 1, self._model.hidden_size), self._model.dtype))
+
+    def _make_plans(self, condition: Condition, stage: Scope) -> LayerPlans:
+        by_layer: dict[int, list[Intervention]] = {}
+        for item in condition.interventions:
+            if item.acts and item.scope in ("all", stage):
+                by_layer.setdefault(self._model.layer(item.layer), []).append(item)
+        size, dtype = self._model.hidden_size, self._model.dtype
+        return {layer: plan_of(items, size, dtype) for layer, items in sorted(by_layer.items())}
+
+    def _row(self, job: Job, states: dict[int, NDArray[np.float64]], source: int) -> Row:
+        condition = job.condition
+        scores = tuple(
+            float(states[g.layer][source] @ g.direction.astype(np.float64)) - g.threshold
+            for g in condition.gates
+        )
+        join_gates = any if condition.gate_join == "any" else all
+        steered = not scores or join_gates(s >= 0 for s in scores)
+        prompt, generated = (
+            self._plans[id(condition), stage] if steered else _NO_PLANS
+            for stage in ("prompt", "generated")
+        )
+        return Row(job, prompt, generated, scores, steered)
+
+    def _base(self, prompts: list[tuple[int, ...]], head: Ids, keep: set[int]) -> Prefilled:
+        key = (tuple(prompts), frozenset(keep))
+        # A prompt with more conditions than the batch has rows comes in several waves.
+        if self._last is None or self._last[0] != key:
+            start = self._base_head(head).rows([0] * len(prompts)) if head else None
+            rest = [p[len(head) : -1] for p in prompts]
+            self._last = (key, self._prefill.run(rest, keep, start=start))
+        return self._last[1]
+
+    def _base_head(self, head: Ids) -> Prefilled:
+        if head not in self._heads:
+            # All layers' states are kept: each may be some condition's lowest, and it is one row.
+            self._heads[head] = self._prefill.run([head], range(self._model.num_layers))
+        return self._heads[head]
+
+    def _planned_head(self, head: Ids, plans: LayerPlans) -> list[Any]:
+        if not head:
+            return self._prefill.fresh(1)
+        key = (head, id(plans))
+        if key not in self._planned_heads:
+            base, start = self._base_head(head), self._prefill.fresh(1)
+            replayed = self._prefill.replay(base, [0], [plans], start, [head])
+            self._planned_heads[key] = replayed.caches
+        return [take_rows(c, [0]) for c in self._planned_heads[key]]
+
+    def _last_states(
+        self, base: Prefilled, prompts: Sequence[Ids], layers: set[int]
+    ) -> dict[int, NDArray[np.float64]]:
+        """Unsteered states of each prompt's last token, for gates: (prompts, hidden_size)."""
+        if not layers:
+            return {}
+        copies = base.rows(range(len(prompts)))
+        done = self._prefill.run([p[-1:] for p in prompts], layers, start=copies, top=-1)
+        return {
+            k: np.array(v[:, 0].astype(mx.float32)).astype(np.float64)
+            for k, v in done.hidden.items()
+        }
+
+
+def _shared_heads(jobs: Sequence[Job]) -> dict[tuple[int, ...], Ids]:
+    """For each prompt, the tokens that all prompts with the same system prompt begin with."""
+    groups: dict[str | None, set[tuple[int, ...]]] = {}
+    for job in jobs:
+        groups.setdefault(job.condition.system_prompt, set()).add(job.ids)
+    heads: dict[tuple[int, ...], Ids] = {}
+    for prompts in groups.values():
+        shared = common_head(list(prompts)) if len(prompts) > 1 else 0
+        for ids in prompts:
+            heads.setdefault(ids, ids[: shared if shared >= _SHORTEST_HEAD else 0])
+    return heads

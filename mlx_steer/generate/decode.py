@@ -1,0 +1,209 @@
+"""Decoding: one token a step for every row, and near ties decided by the row alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_steer.generate.jobs import Completion, FinishReason, Job, Sampling
+from mlx_steer.model import Model
+from mlx_steer.prefill import LayerPlans, join
+from mlx_steer.steering import Plan, Site
+
+TIE = 1e-3
+# Batch and solo margins differ by a few 1e-5: what might be within TIE alone is looked at too.
+_SUSPECT = 1.5 * TIE
+
+
+@dataclass(eq=False)
+class Row:
+    """A row that is being decoded.
+
+    Attributes:
+        job: What it was asked for.
+        prompt_plans: By layer, at the positions before the last prompt token.
+        plans: By layer, from the last prompt token on.
+        gates: Score minus threshold of each gate.
+        steered: Whether the gates let the plans act.
+        tokens: The response so far.
+        margin: See `Completion`.
+    """
+
+    job: Job
+    prompt_plans: LayerPlans
+    plans: LayerPlans
+    gates: tuple[float, ...]
+    steered: bool
+    tokens: list[int] = field(default_factory=list)
+    margin: float | None = None
+
+
+class Batch:
+    """Rows, their caches, and the token each one reads next.
+
+    Args:
+        rows: The rows.
+        caches: One batch cache for each layer.
+        tokens: Shape (rows,).
+    """
+
+    def __init__(self, rows: list[Row], caches: list[Any], tokens: mx.array) -> None:
+        """See the class."""
+        self.rows = rows
+        self.caches = caches
+        self.tokens = tokens
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.rows)
+
+    @staticmethod
+    def joined(parts: Sequence[Batch]) -> Batch:
+        """Several batches as one; the first one's caches are extended."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = [row for part in parts for row in part.rows]
+        caches = join([part.caches for part in parts])
+        return Batch(rows, caches, mx.concatenate([part.tokens for part in parts]))
+
+    def keep(self, indices: list[int]) -> None:
+        """Drop all other rows."""
+        self.rows = [self.rows[i] for i in indices]
+        if indices:
+            for cache in self.caches:
+                cache.filter(indices)
+
+
+class Decoder:
+    """Takes steps.
+
+    Args:
+        model: The model.
+        sites: The sites of all its blocks.
+        sampling: How the next token is chosen.
+    """
+
+    def __init__(self, model: Model, sites: Sequence[Site], sampling: Sampling) -> None:
+        """See the class."""
+        self._model = model
+        self._sites = sites
+        self._sampling = sampling
+        self._stop_ids = model.chat.stop_ids
+
+    def step(self, batch: Batch) -> list[Completion]:
+        """Give every row one token; rows that end leave the batch and are returned."""
+        logits = self._model.network(batch.tokens[:, None], cache=batch.caches)[:, -1]
+        best, margins = best_two(self._scores(logits, batch.rows))
+        mx.eval(best, margins)
+        tokens: list[int] = np.array(best).tolist()
+        finished: list[Completion] = []
+        keep: list[int] = []
+        for i, (row, margin) in enumerate(zip(batch.rows, np.array(margins).tolist(), strict=True)):
+            tokens[i] = self._settled(row, tokens[i], margin)
+            reason = self._take(row, tokens[i])
+            if reason is None:
+                keep.append(i)
+            else:
+                finished.append(self._completion(row, reason))
+        batch.tokens = mx.array([tokens[i] for i in keep])
+        if finished:
+            batch.keep(keep)
+        return finished
+
+    def _settled(self, row: Row, token: int, margin: float) -> int:
+        """The row's token, looked at alone if another could be as good; notes the margin."""
+        if self._model.exact:
+            if margin >= _SUSPECT:
+                return token
+            token, margin = self.alone(row)
+            if margin >= TIE:
+                return token
+        margin = round(margin, 6)
+        row.margin = margin if row.margin is None else min(row.margin, margin)
+        return token
+
+    def alone(self, row: Row) -> tuple[int, float]:
+        """A row's next token and margin by one plain, uncached forward pass over all its tokens."""
+        ids = mx.array([*row.job.ids, *row.tokens])[None]
+        split = len(row.job.ids) - 1
+        layers = sorted({*row.prompt_plans, *row.plans})
+        for layer in layers:
+            plan = _Staged(split, row.prompt_plans.get(layer), row.plans.get(layer))
+            self._sites[layer].plan = plan
+        try:
+            logits = self._model.network(ids)[:, -1]
+            best, margin = best_two(self._scores(logits, [row]))
+            mx.eval(best, margin)
+        finally:
+            for layer in layers:
+                self._sites[layer].plan = None
+        return int(np.array(best)[0]), float(np.array(margin)[0])
+
+    def _scores(self, logits: mx.array, rows: Sequence[Row]) -> mx.array:
+        scores = logits.astype(mx.float32)
+        if self._sampling.temperature <= 0:
+            return scores
+        # argmax(logits / t + Gumbel noise) is a draw from softmax(logits / t).
+        noise = [self._noise(row, scores.shape[-1]) for row in rows]
+        return scores / self._sampling.temperature + mx.stack(noise)
+
+    def _noise(self, row: Row, size: int) -> mx.array:
+        name = f"{self._sampling.seed}:{row.job.key}:{len(row.tokens)}"
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+        return mx.random.gumbel((size,), key=mx.random.key(key))
+
+    def _take(self, row: Row, token: int) -> FinishReason | None:
+        if token in self._stop_ids:
+            return "stop"
+        row.tokens.append(token)
+        return "length" if len(row.tokens) >= self._sampling.max_tokens else None
+
+    def _completion(self, row: Row, reason: FinishReason) -> Completion:
+        return Completion(
+            key=row.job.key,
+            tokens=tuple(row.tokens),
+            text=self._model.chat.decode(row.tokens),
+            finish_reason=reason,
+            margin=row.margin,
+            gates=tuple(round(g, 6) for g in row.gates),
+            steered=row.steered,
+        )
+
+
+class _Staged:
+    """One plan for the positions before `split` and another from there on."""
+
+    def __init__(self, split: int, before: Plan | None, after: Plan | None) -> None:
+        self.split = split
+        self.before = before
+        self.after = after
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        first, rest = hidden[:, : self.split], hidden[:, self.split :]
+        return mx.concatenate(
+            [
+                first if self.before is None else self.before(first),
+                rest if self.after is None else self.after(rest),
+            ],
+            axis=1,
+        )
+
+
+def best_two(scores: mx.array) -> tuple[mx.array, mx.array]:
+    """The best column of each row, and how far the second best lies below it.
+
+    Args:
+        scores: Shape (rows, vocabulary).
+
+    Returns:
+        Indices and margins, each of shape (rows,).
+    """
+    best = mx.argmax(scores, axis=-1, keepdims=True)
+    top = mx.take_along_axis(scores, best, axis=-1)
+    others = mx.where(mx.arange(scores.shape[-1]) == best, -mx.inf, scores)
+    return best[:, 0], (top - mx.max(others, axis=-1, keepdims=True))[:, 0]

@@ -1,0 +1,30 @@
+"""Memory: what a model and a batch take, computed before anything is loaded; and what fits."""
+
+from mlx_steer.memory.estimate import (
+    BATCH_CAP,
+    BATCH_SIZES,
+    MemoryEstimate,
+    choose_batch_size,
+    estimate,
+    extraction_bytes,
+    too_large,
+)
+from mlx_steer.memory.machine import has_metal, working_set
+from mlx_steer.memory.shape import Shape
+from mlx_steer.memory.weights import read_config, stream_bytes_of, weight_bytes_of
+
+__all__ = [
+    "BATCH_CAP",
+    "BATCH_SIZES",
+    "MemoryEstimate",
+    "Shape",
+    "choose_batch_size",
+    "estimate",
+    "extraction_bytes",
+    "has_metal",
+    "read_config",
+    "stream_bytes_of",
+    "too_large",
+    "weight_bytes_of",
+    "working_set",
+]

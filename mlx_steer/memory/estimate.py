@@ -1,0 +1,232 @@
+"""The memory that generation and extraction take, and how many rows fit.
+
+The formulas follow the engine: keys and values are allocated for 256 tokens at a time, and waves of
+prompts are joined to the batch layer by layer. `scripts/bench_memory.py` checks them against MLX's
+own peak.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_steer.errors import ModelError
+from mlx_steer.memory.machine import has_metal, working_set
+from mlx_steer.memory.shape import Shape
+
+# Positions that mlx-lm's caches grow by.
+_STEP = 256
+# `generate.completions` keeps the waves it has joined until its next step: keys and values of all
+# but the first exist twice for that long. 0 if it lets go of them at once.
+_JOINED_STAY = 1.0
+# A join or a growing cache is rewritten layer by layer, and some layers are under way at a time.
+_LAYERS_UNDER_WAY = 2
+# What comes on top of the weights is known to within this part.
+UNCERTAINTY = 0.3
+# Above 64 rows the speed hardly grows (two CPU cores: 276 tokens/s at 64 rows, 253 at 128), while
+# the memory doubles and an interruption loses twice as many unfinished rows.
+BATCH_CAP = 64
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that a batch takes; all but `peak` are parts of it at their own largest.
+
+    Attributes:
+        rows: Rows decoded at a time.
+        weights: The model's weights.
+        kv_cache: Keys and values of the batch, all rows at full length.
+        shared: Keys, values and hidden states of prompts and heads kept for later rows.
+        copies: Keys and values that exist twice while waves join the batch or the batch grows.
+        activations: Of the larger of prefill and decoding.
+        logits: Scores of the whole vocabulary, with the copies that choosing a token needs.
+        peak: The most that is held at a time.
+    """
+
+    rows: int
+    weights: int
+    kv_cache: int
+    shared: int
+    copies: int
+    activations: int
+    logits: int
+    peak: int
+
+    @property
+    def on_top(self) -> int:
+        """What comes on top of the weights at the peak."""
+        return self.peak - self.weights
+
+    def fits(self, limit: int) -> bool:
+        """Whether it fits into so many bytes even where the estimate is short."""
+        return self.weights + (1 + UNCERTAINTY) * self.on_top <= limit
+
+
+def estimate(
+    config: Mapping[str, Any],
+    weight_bytes: int,
+    dtype_bytes: int,
+    rows: int,
+    prompt_tokens: int,
+    max_tokens: int,
+    *,
+    prefill_rows: int | None = None,
+    conditions: int = 1,
+    metal: bool | None = None,
+) -> MemoryEstimate:
+    """The memory that `generate.completions` takes with a full batch.
+
+    Args:
+        config: The model's config.json.
+        weight_bytes: See `weight_bytes_of`.
+        dtype_bytes: Of a number in the hidden state, and so in keys and values.
+        rows: Rows decoded at a time.
+        prompt_tokens: Tokens of the longest prompt.
+        max_tokens: Response tokens at most.
+        prefill_rows: Rows admitted at a time; by default a quarter of the batch, or all conditions
+            of a prompt if those are more.
+        conditions: Conditions that each prompt runs under; their shared heads are kept.
+        metal: Whether it runs on Metal, where attention is fused; by default what this machine has.
+
+    Raises:
+        ModelError: If the config lacks a value that is needed.
+    """
+    from mlx_steer.generate.jobs import PREFILL_TOKENS
+
+    shape = Shape.of(config)
+    wave = prefill_rows or max(1, rows // 4, min(rows, conditions))
+    wave = min(wave, rows)
+    total = prompt_tokens + max_tokens
+    on_metal = has_metal() if metal is None else metal
+
+    def keys_and_values(count: float, tokens: int) -> int:
+        return int(count * shape.kv_bytes(_STEP * math.ceil(tokens / _STEP), dtype_bytes))
+
+    kv_cache = keys_and_values(rows, total)
+    first_join = keys_and_values(rows + _JOINED_STAY * (rows - wave), prompt_tokens)
+    later_join = kv_cache + keys_and_values(_JOINED_STAY * min(wave, rows - wave), prompt_tokens)
+    rewritten = _LAYERS_UNDER_WAY * kv_cache // shape.layers
+    copies = max(first_join, later_join) + rewritten - kv_cache
+
+    # The last wave's prompts, one head, and a head for each steered condition, of which only the
+    # layers above the steered one exist: about half.
+    prompts = math.ceil(wave / conditions)
+    heads = 0.0 if conditions == 1 and rows == 1 else 1 + 0.5 * (conditions - 1)
+    states = min(conditions - 1, shape.layers) * prompts * prompt_tokens
+    shared = (
+        keys_and_values(prompts, prompt_tokens)
+        + keys_and_values(heads, 1)
+        + (states + shape.layers * min(prompt_tokens, _STEP)) * shape.hidden * dtype_bytes
+    )
+    at_once = max(1, min(wave, PREFILL_TOKENS // max(1, prompt_tokens)))
+    prefill = shape.activation_bytes(at_once, prompt_tokens, prompt_tokens, dtype_bytes, on_metal)
+    decode = shape.activation_bytes(rows, 1, total, dtype_bytes, on_metal)
+    logits = rows * shape.vocabulary * _bytes_per_score(dtype_bytes)
+    if dtype_bytes == 4:
+        # A near tie in float32 is decided by running the row alone, with logits at every position.
+        logits = max(logits, total * shape.vocabulary * dtype_bytes)
+    on_top = kv_cache + shared + max(copies + decode + logits, prefill)
+    return MemoryEstimate(
+        rows=rows,
+        weights=weight_bytes,
+        kv_cache=kv_cache,
+        shared=shared,
+        copies=copies,
+        activations=max(prefill, decode),
+        logits=logits,
+        peak=weight_bytes + on_top,
+    )
+
+
+def extraction_bytes(
+    config: Mapping[str, Any],
+    dtype_bytes: int,
+    pairs: int,
+    pair_tokens: int,
+    top: int,
+    *,
+    metal: bool | None = None,
+) -> int:
+    """What extraction takes on top of the weights: prompts, and both responses of each.
+
+    Args:
+        config: The model's config.json.
+        dtype_bytes: See `estimate`.
+        pairs: Contrast pairs.
+        pair_tokens: Tokens of a pair's prompt and both its responses.
+        top: The highest layer, 0-based; layers above it are never run.
+        metal: See `estimate`.
+    """
+    from mlx_steer.capture import TOKENS_AT_ONCE
+
+    shape = Shape.of(config)
+    at_once = max(1, min(pairs, TOKENS_AT_ONCE // max(1, pair_tokens)))
+    positions = _STEP * math.ceil(pair_tokens / _STEP)
+    kept = 3 * at_once * shape.kv_bytes(positions, dtype_bytes) * (top + 1) // shape.layers
+    on_metal = has_metal() if metal is None else metal
+    return kept + shape.activation_bytes(at_once, pair_tokens, pair_tokens, dtype_bytes, on_metal)
+
+
+def choose_batch_size(
+    config: Mapping[str, Any],
+    weight_bytes: int,
+    dtype_bytes: int,
+    prompt_tokens: int,
+    max_tokens: int,
+    *,
+    conditions: int = 1,
+    limit: int | None = None,
+    cap: int = BATCH_CAP,
+    metal: bool | None = None,
+    name: str = "the model",
+) -> int:
+    """The largest of 1, 2, 4, ..., 128 rows that fits into memory, at most `cap`.
+
+    Args:
+        config: See `estimate`, for the other arguments too.
+        weight_bytes: See `weight_bytes_of`.
+        dtype_bytes: Of a number in the hidden state.
+        prompt_tokens: Tokens of the longest prompt.
+        max_tokens: Response tokens at most.
+        conditions: Conditions that each prompt runs under.
+        limit: Bytes that may be used; `working_set()` by default.
+        cap: The largest size to choose (see `BATCH_CAP`).
+        metal: See `estimate`.
+        name: What the model is called in the error.
+
+    Raises:
+        ModelError: If not even one row fits.
+    """
+    usable = working_set() if limit is None else limit
+    for rows in (size for size in reversed(BATCH_SIZES) if size <= cap):
+        found = estimate(
+            config,
+            weight_bytes,
+            dtype_bytes,
+            rows,
+            prompt_tokens,
+            max_tokens,
+            conditions=conditions,
+            metal=metal,
+        )
+        if found.fits(usable):
+            return rows
+    raise too_large(name, found, usable)
+
+
+def too_large(name: str, least: MemoryEstimate, limit: int) -> ModelError:
+    """The error for a model of which not even one row fits."""
+    needed = least.weights + (1 + UNCERTAINTY) * least.on_top
+    return ModelError(
+        f"{name} needs {needed / 1e9:.1f} GB, this machine can use {limit / 1e9:.1f} GB; use 4-bit "
+        "weights (--quantize 4) or a smaller model"
+    )
+
+
+def _bytes_per_score(dtype_bytes: int) -> int:
+    """Logits as computed and in float32, a copy without the best one, and a mask."""
+    return 4 + 4 + 1 + (dtype_bytes if dtype_bytes < 4 else 0)

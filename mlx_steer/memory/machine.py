@@ -1,0 +1,43 @@
+"""How much memory this machine can give to MLX."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def has_metal() -> bool:
+    """Whether MLX runs on Apple's GPU here."""
+    import mlx.core as mx
+
+    return bool(mx.metal.is_available())
+
+
+def working_set() -> int:
+    """Bytes that MLX can use on this machine without slowing down.
+
+    On Metal, the recommended working set. Elsewhere 80 % of the memory that is available now or
+    held by MLX already, within the limit of the control group (a container's) if there is one.
+    """
+    import mlx.core as mx
+
+    if has_metal():
+        return int(mx.device_info()["max_recommended_working_set_size"])
+    return int(0.8 * (_available() + mx.get_active_memory()))
+
+
+def _available() -> int:
+    """Bytes of memory that new allocations can have."""
+    import os
+
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):  # no such group, or "max"
+        return free
+    return max(0, min(free, limit - used))

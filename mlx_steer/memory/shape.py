@@ -1,0 +1,128 @@
+"""What of a model's config.json decides about memory and speed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_steer.errors import ModelError
+
+# Live copies, per token, of hidden states and of the wider states inside an MLP; and of the
+# attention scores, where attention is not fused.
+_HIDDEN_COPIES, _MLP_COPIES, _SCORE_COPIES = 8, 3, 1.25
+# Head sizes that MLX's fused attention on Metal takes when it reads a prompt.
+_FUSED_HEADS = (64, 80, 128)
+
+Tensor = tuple[str, str, tuple[int, ...]]
+"""Name, dtype as safetensors writes it, and shape."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a config.json decides about memory.
+
+    Attributes:
+        layers: Decoder blocks.
+        hidden: Width of the hidden state.
+        inner: Width inside the MLP, of all experts that a token goes through.
+        heads: Attention heads.
+        kv_heads: Heads of keys and values (grouped-query attention).
+        head_dim: Width of a head.
+        vocabulary: Number of tokens.
+        experts: MLPs in a block.
+        expert_inner: Width inside one MLP.
+        tied: Whether embedding and output matrix are one.
+        soft_capped: Whether attention scores are capped, which rules out fused attention.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    experts: int
+    expert_inner: int
+    tied: bool
+    soft_capped: bool
+
+    @staticmethod
+    def of(config: Mapping[str, Any]) -> Shape:
+        """Read a model's config.json.
+
+        Raises:
+            ModelError: If a value that is needed is missing.
+        """
+        text: Mapping[str, Any] = config.get("text_config") or config
+
+        def number(*names: str) -> int:
+            for name in names:
+                if isinstance(text.get(name), int):
+                    return int(text[name])
+            raise ModelError(
+                f"the config.json gives no {names[0]}, so the memory the model takes is unknown"
+            )
+
+        hidden, heads = number("hidden_size"), number("num_attention_heads")
+        experts = text.get("num_local_experts") or text.get("num_experts") or 1
+        inner = number(*(("moe_intermediate_size",) if experts > 1 else ()), "intermediate_size")
+        at_once = text.get("num_experts_per_tok") or 1 if experts > 1 else 1
+        tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+        return Shape(
+            layers=number("num_hidden_layers"),
+            hidden=hidden,
+            inner=inner * at_once,
+            heads=heads,
+            kv_heads=text.get("num_key_value_heads") or heads,
+            head_dim=text.get("head_dim") or hidden // heads,
+            vocabulary=number("vocab_size"),
+            experts=experts,
+            expert_inner=inner,
+            tied=tied is not False,  # mlx-lm's default, too
+            soft_capped=bool(text.get("attn_logit_softcapping")),
+        )
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(math.prod(shape) for _, _, shape in self.tensors("F32"))
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that each token is multiplied with; the embedding is only looked up."""
+        idle = (self.experts * self.expert_inner - self.inner) * 3 * self.hidden * self.layers
+        looked_up = 0 if self.tied else self.vocabulary * self.hidden
+        return self.parameters - idle - looked_up
+
+    def kv_bytes(self, tokens: int, dtype_bytes: int) -> int:
+        """Keys and values of one row of all layers, for so many allocated positions.
+
+        Layers with a sliding window are counted in full: a window is longer than most rows.
+        """
+        return 2 * self.layers * self.kv_heads * self.head_dim * tokens * dtype_bytes
+
+    def activation_bytes(self, rows: int, tokens: int, keys: int, item: int, metal: bool) -> int:
+        """Activations of a forward pass over `tokens` positions of each row, with `keys` in all."""
+        # Reading one position, Metal's attention is fused for every usual head size.
+        fused = metal and (tokens == 1 or self.head_dim in _FUSED_HEADS) and not self.soft_capped
+        scores = 0.0 if fused else _SCORE_COPIES * self.heads * keys
+        wide = _HIDDEN_COPIES * self.hidden + _MLP_COPIES * self.inner
+        return int(rows * tokens * item * (wide + scores))
+
+    def tensors(self, dtype: str) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        """(name, dtype, shape) of all weights, as far as they count in bytes."""
+        wide, narrow = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        yield "embed_tokens.weight", dtype, (self.vocabulary, self.hidden)
+        if not self.tied:
+            yield "lm_head.weight", dtype, (self.vocabulary, self.hidden)
+        for layer in range(self.layers):
+            for name, size in (("q_proj", wide), ("k_proj", narrow), ("v_proj", narrow)):
+                yield f"layers.{layer}.{name}.weight", dtype, (size, self.hidden)
+            yield f"layers.{layer}.o_proj.weight", dtype, (self.hidden, wide)
+            for name in ("gate_proj", "up_proj", "down_proj"):
+                shape = (self.experts * self.expert_inner, self.hidden)
+                yield f"layers.{layer}.{name}.weight", dtype, shape
+            yield f"layers.{layer}.norms", dtype, (2 * self.hidden,)

@@ -1,0 +1,144 @@
+"""Bytes of a model's weights, from the headers of its files or from its config.json alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_steer.errors import ModelError
+from mlx_steer.memory.shape import Shape, Tensor
+
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4}
+_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_FLOATS = frozenset(_NAMES.values())
+# Parts of multimodal models that mlx-lm does not load.
+_NOT_LOADED = ("vision", "multi_modal_projector", "audio", "rotary_emb.inv_freq")
+# mlx-lm's converter quantises in groups of 64.
+_GROUP = 64
+
+
+def weight_bytes_of(
+    source: Path | Mapping[str, Any],
+    *,
+    dtype: str | None = None,
+    quantize: int | None = None,
+    dequantize: bool = False,
+) -> int:
+    """Bytes of the weights once loaded, without loading them.
+
+    Args:
+        source: A model folder, of which only headers are read, or just its config.json's contents.
+        dtype: The dtype that weights are cast to (`float32`, `bfloat16`, `float16`), or None.
+        quantize: Bits that original weights are converted to.
+        dequantize: Whether quantised weights are expanded after loading.
+
+    Raises:
+        ModelError: If a file is damaged or the config lacks a value that is needed.
+    """
+    config = read_config(source) if isinstance(source, Path) else source
+    shape = Shape.of(config)
+    stored = config.get("quantization") or config.get("quantization_config") or {}
+    if isinstance(source, Path):
+        tensors = list(stored_tensors(source, shape.tied))
+    else:
+        tensors = list(shape.tensors(_stored_dtype(config)))
+        if not dequantize:
+            quantize = quantize or stored.get("bits")
+    wanted = _NAMES.get(str(dtype))
+    packed = {_owner(name) for name, _, _ in tensors if name.endswith(".scales")}
+    total = 0.0
+    for name, kind, size in tensors:
+        item = _ITEM_BYTES.get(wanted if wanted and kind in _FLOATS else kind, 1)
+        elements = math.prod(size)
+        if dequantize and _owner(name) in packed:
+            group = _group_size(stored, _owner(name))
+            total += elements * group * item if name.endswith(".scales") else 0
+        elif quantize and not packed and _can_quantize(name, size):
+            total += elements * (quantize / 8 + 2 * item / _GROUP)
+        else:
+            total += elements * item
+    return int(total)
+
+
+def stream_bytes_of(source: Path | Mapping[str, Any], dtype: str | None = None) -> int:
+    """Bytes of a number in the hidden state: those of the norms' weights, or of the wanted dtype.
+
+    Raises:
+        ModelError: If a file is damaged.
+    """
+    if dtype not in (None, "auto"):
+        return _ITEM_BYTES[_NAMES[str(dtype)]]
+    if isinstance(source, Path):
+        for name, kind, shape in stored_tensors(source, False):
+            if len(shape) == 1 and "norm" in name and kind in _FLOATS:
+                return _ITEM_BYTES[kind]
+        source = read_config(source)
+    return _ITEM_BYTES[_stored_dtype(source)]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A model folder's config.json.
+
+    Raises:
+        ModelError: If there is none or it is damaged.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} is no model folder: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged ({error}); fetch the model again") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is damaged (not an object); fetch the model again")
+    return config
+
+
+def stored_tensors(folder: Path, tied: bool) -> Iterator[Tensor]:
+    """What a folder's safetensors files hold and mlx-lm loads, from their headers alone.
+
+    Args:
+        folder: With model*.safetensors.
+        tied: Whether the output matrix is the embedding; a stored one is then not loaded.
+
+    Raises:
+        ModelError: If a header is damaged.
+    """
+    for path in sorted(folder.glob("model*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                if length > path.stat().st_size:
+                    raise ValueError("its header is longer than the file")
+                header = json.loads(file.read(length))
+            header.pop("__metadata__", None)
+            found = [(n, str(t["dtype"]), tuple(t["shape"])) for n, t in header.items()]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
+        for name, kind, shape in found:
+            if not any(part in name for part in _NOT_LOADED) and not (tied and "lm_head" in name):
+                yield name, kind, shape
+
+
+def _owner(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _group_size(stored: Mapping[str, Any], owner: str) -> int:
+    """Numbers that share a scale; a layer may have its own."""
+    own = stored.get(owner)
+    return int((own if isinstance(own, Mapping) else stored).get("group_size", _GROUP))
+
+
+def _can_quantize(name: str, shape: Sequence[int]) -> bool:
+    return name.endswith(".weight") and len(shape) >= 2 and shape[-1] % _GROUP == 0
+
+
+def _stored_dtype(config: Mapping[str, Any]) -> str:
+    text = config.get("text_config") or {}
+    name = config.get("dtype") or config.get("torch_dtype") or text.get("torch_dtype")
+    return _NAMES.get(str(name), "BF16")

@@ -1,0 +1,172 @@
+"""All numbers of a run as one JSON value; the same rows give the same value.
+
+Rates are over all rows of a set, incoherent ones included. Differences are between the same prompts
+under two conditions.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from mlx_steer.metrics.choose import broken_limits, choose_cell, choose_system_prompt
+from mlx_steer.metrics.compare import against_base, against_prompt, controls, detectable
+from mlx_steer.metrics.load import FORMAT_VERSION, ConditionRecord, RunData
+from mlx_steer.metrics.measure import Json, ScoredRun, measure, rounded
+from mlx_steer.metrics.verdicts import Scored, judged
+from mlx_steer.stats import cohens_kappa
+
+
+def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) -> Json:
+    """Every number of the report.
+
+    Args:
+        run: The run.
+        scored: What `judged(run)` gave, if it is at hand.
+
+    Returns:
+        A JSON value: floats to 6 significant digits, None for what is not a number. It holds no
+        times and no versions.
+    """
+    data = ScoredRun(run, judged(run) if scored is None else scored)
+    tested = data.with_rows("test")
+    differences = against_base(data, tested)
+    value: Json = {
+        "format_version": FORMAT_VERSION,
+        "behavior": {
+            "name": run.behavior.name,
+            "title": run.behavior.title,
+            "verdicts": {
+                word: run.behavior.verdict_word(word) for word in ("shown", "absent", "incoherent")
+            },
+            "sets": {
+                word: run.behavior.set_word(word) for word in ("target", "other", "borderline")
+            },
+        },
+        "model": run.manifest.get("model"),
+        "rows": _row_counts(run),
+        "vectors": _vectors(run),
+        "limits": run.config.sweep.limits.model_dump(),
+        "alpha": run.config.statistics.alpha,
+        "select": _select(data),
+        "test": {
+            "conditions": [
+                {**measure(data, c, "test"), "against_base": differences.get(c.name)}
+                for c in tested
+            ],
+            "by_rule": _by_rule(data, "test", "steering"),
+            "detectable": detectable(data, len(differences)),
+        },
+        "against_prompt": against_prompt(data, tested),
+        "controls": controls(data, tested),
+        "judge": _agreement(list(data.scored.values())),
+    }
+    numbers: Json = rounded(value)
+    return numbers
+
+
+def _row_counts(run: RunData) -> Json:
+    missing = {c.name: sum(key not in run.rows for key in c.rows.values()) for c in run.conditions}
+    named = {key for c in run.conditions for key in c.rows.values()}
+    return {
+        "expected": len(named),
+        "present": len(run.rows),
+        "missing": len(named) - len(run.rows),
+        "missing_by_condition": {name: count for name, count in missing.items() if count},
+        "stale": run.stale,
+    }
+
+
+def _vectors(run: RunData) -> Json | None:
+    vectors = run.vectors
+    if vectors is None:
+        return None
+    strengths = sorted({*run.config.sweep.strengths, *run.config.compare.strengths})
+    about = vectors.metadata
+    return {
+        "behavior": about.behavior,
+        "method": about.method,
+        "token_position": about.token_position,
+        "dataset": about.dataset.model_dump(),
+        "hidden_size": about.hidden_size,
+        "num_layers": about.num_layers,
+        "strengths": strengths,
+        "layers": [
+            {
+                "layer": layer,
+                "norm": vector.norm,
+                "hidden_norm": vector.hidden_norm,
+                "relative_dose": [vector.relative_dose(strength) for strength in strengths],
+            }
+            for layer, vector in vectors.items()
+        ],
+    }
+
+
+def _select(data: ScoredRun) -> Json:
+    """The sweep; what the run chose from it, and what the rule chooses from the present verdicts.
+
+    The two differ when the judge or a person's labels changed after the sweep.
+    """
+    choice = data.run.choice
+    chosen: Json | None = None
+    if choice is not None:
+        cell = (choice.layer, choice.strength)
+        names = [c.name for c in _kind(data, "steering") if (c.layer, c.strength) == cell]
+        chosen = {**choice.model_dump(), "condition": names[0] if names else None}
+    return {
+        "conditions": [_swept(data, c) for c in data.with_rows("select")],
+        "choice": chosen,
+        "by_rule": _by_rule(data, "select", "steering"),
+        "system_prompt": _by_rule(data, "select", "prompt"),
+    }
+
+
+def _swept(data: ScoredRun, condition: ConditionRecord) -> Json:
+    """A condition of the sweep, with the limits it breaks (None where that cannot be said)."""
+    value = measure(data, condition, "select")
+    value["broken_limits"] = None
+    if data.base is not None and condition.kind != "base":
+        cell, base = data.cell(condition, "select"), data.cell(data.base, "select")
+        if cell.complete and base.complete:
+            limits = data.run.config.sweep.limits
+            value["broken_limits"] = list(broken_limits(cell, base, limits))
+    return value
+
+
+def _by_rule(data: ScoredRun, split: str, kind: str) -> Json | None:
+    """What the rule chooses among the conditions of one kind; None if it cannot."""
+    cells = [data.cell(c, split) for c in _kind(data, kind)]
+    cells = [cell for cell in cells if cell.complete]
+    if data.base is None or not cells:
+        return None
+    base = data.cell(data.base, split)
+    if not base.complete:
+        return None
+    choose = choose_system_prompt if kind == "prompt" else choose_cell
+    cell, met_limits = choose(cells, base, data.run.config.sweep.limits)
+    return {"condition": cell.condition, "met_limits": met_limits, "candidates": len(cells)}
+
+
+def _kind(data: ScoredRun, kind: str) -> list[ConditionRecord]:
+    return [c for c in data.run.conditions if c.kind == kind]
+
+
+def _agreement(rows: Sequence[Scored]) -> Json:
+    """The judge against a person and against a judge model, on the rows those have read."""
+    person = [(s.judgement.verdict, s.human) for s in rows if s.human is not None]
+    # A judge model is not asked whether a response is incoherent.
+    model = [
+        (s.judgement.verdict, s.judge_model)
+        for s in rows
+        if s.judge_model is not None and s.judgement.verdict != "incoherent"
+    ]
+    return {"human": _agreed(person), "model": _agreed(model)}
+
+
+def _agreed(pairs: Sequence[tuple[str, str]]) -> Json | None:
+    if not pairs:
+        return None
+    ours, theirs = zip(*pairs, strict=True)
+    return {
+        "n": len(pairs),
+        "agreed": sum(a == b for a, b in pairs),
+        "kappa": cohens_kappa(ours, theirs),
+    }

@@ -1,0 +1,72 @@
+"""A verdict for every row of a run: the judge's, and a person's where there is one."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from mlx_steer.datasets import PromptItem
+from mlx_steer.judge import Judgement, Verdict, judge_response
+from mlx_steer.judge.coherence import coherence
+from mlx_steer.metrics.load import ConditionRecord, RunData
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is known of one row beyond its text.
+
+    Attributes:
+        judgement: The judge's.
+        coherence: In [0, 1].
+        verdict: A person's if there is one, else the judge's.
+        perplexity: Of the response under the unsteered model; None if not computed, or empty.
+        human: A person's verdict.
+        judge_model: The verdict of a judge model.
+    """
+
+    judgement: Judgement
+    coherence: float
+    verdict: Verdict
+    perplexity: float | None = None
+    human: Verdict | None = None
+    judge_model: Verdict | None = None
+
+
+def judged(run: RunData) -> dict[str, Scored]:
+    """Judge every row that is there, by row key.
+
+    Raises:
+        DataError: If the run's behavior names a judge there is not.
+    """
+    scored: dict[str, Scored] = {}
+    # Under many conditions a prompt gets the same response; judging is pure.
+    known: dict[tuple[str, str], tuple[Judgement, float]] = {}
+    for condition in run.conditions:
+        for prompt_id, key in condition.rows.items():
+            row = run.rows.get(key)
+            if row is None or key in scored:
+                continue
+            answer = (prompt_id, row.text)
+            if answer not in known:
+                item = run.prompts[prompt_id]
+                judgement = judge_response(run.behavior.judge, item, row.text)
+                known[answer] = (judgement, coherence(row.text))
+            judgement, value = known[answer]
+            human = run.labels.get(key)
+            score = run.scores.get(key)
+            scored[key] = Scored(
+                judgement=judgement,
+                coherence=value,
+                verdict=human or judgement.verdict,
+                perplexity=score.perplexity if score else None,
+                human=human,
+                judge_model=score.judge_model if score else None,
+            )
+    return scored
+
+
+def rows_of(
+    run: RunData, scored: Mapping[str, Scored], condition: ConditionRecord, split: str
+) -> Iterator[tuple[PromptItem, Scored]]:
+    """A condition's rows of one split that are there, in the order of the prompts."""
+    for prompt_id, item in run.prompts.items():
+        if item.split == split and (row := scored.get(condition.rows.get(prompt_id, ""))):
+            yield item, row

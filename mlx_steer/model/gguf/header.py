@@ -1,0 +1,174 @@
+"""Reads and checks the header of a GGUF file, before MLX reads its tensors.
+
+On its own, MLX would read past the end of a truncated file and misread some quantisations.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from mlx_steer.errors import ModelError
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
+_SCALARS |= {10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+# Type number -> name, values per block, bytes per block, for the types MLX reads exactly.
+_READABLE = {
+    0: ("F32", 1, 4),
+    1: ("F16", 1, 2),
+    2: ("Q4_0", 32, 18),
+    3: ("Q4_1", 32, 20),
+    8: ("Q8_0", 32, 34),
+}
+# MLX 0.32 opens some of these too, but gets every other block of Q4_K wrong and rounds Q2_K, Q6_K
+# and BF16 to float16, without a word.
+_UNREADABLE = {6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
+_UNREADABLE |= {20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16", 39: "MXFP4"}
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor: GGUF's type number, shape with the fastest dimension last, place in the data."""
+
+    type: int
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a GGUF file says about itself: metadata as plain Python values, tensors by name."""
+
+    path: Path
+    metadata: Mapping[str, object]
+    tensors: Mapping[str, Tensor]
+    data_start: int
+
+    def get(self, key: str, kind: type[_T], default: _T | None = None) -> _T:
+        """Returns the value of `key`, or `default`; raises ModelError if it is absent or odd."""
+        value = self.metadata.get(key, default)
+        if value is None:
+            raise ModelError(f"{self.path} has no '{key}'; use a complete GGUF file of the model.")
+        if not isinstance(value, kind):
+            raise ModelError(
+                f"{self.path}: '{key}' is of type {type(value).__name__}, not {kind.__name__}; "
+                "use a GGUF file of a plain Llama model."
+            )
+        return value
+
+    def get_list(self, key: str, kind: type[_T], default: list[_T] | None = None) -> list[_T]:
+        """Returns the list of `key`, all of one kind; otherwise as `get`."""
+        values = self.get(key, list, default)
+        if not all(isinstance(value, kind) for value in values):
+            raise ModelError(f"{self.path}: '{key}' is no list of {kind.__name__}; copy it again.")
+        return values
+
+    def token_id(self, role: str) -> int | None:
+        """Returns the id of the bos, eos, padding, ... token if the file names one."""
+        key = f"tokenizer.ggml.{role}_token_id"
+        if key not in self.metadata:
+            return None
+        index = self.get(key, int)
+        if not 0 <= index < len(self.get("tokenizer.ggml.tokens", list)):
+            raise ModelError(
+                f"{self.path}: '{key}' is {index}, which is no token of the file; "
+                "download or copy it again."
+            )
+        return index
+
+
+class _Reader:
+    """Reads little-endian values and refuses to go past the end of the file."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file = file
+        self.size = size
+
+    def take(self, count: int) -> bytes:
+        if count > self.size - self.file.tell():
+            raise EOFError
+        return self.file.read(count)
+
+    def scalar(self, code: str) -> int:
+        """Reads one value; `code` as in `struct`."""
+        value: int = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
+        return value
+
+    def text(self) -> str:
+        return self.take(self.scalar("Q")).decode("utf-8")
+
+    def value(self, kind: int) -> object:
+        if kind == _STRING:
+            return self.text()
+        if kind != _ARRAY:
+            return self.scalar(_SCALARS[kind])
+        inner, count = self.scalar("I"), self.scalar("Q")
+        if inner in _SCALARS:
+            code = _SCALARS[inner]
+            raw = self.take(count * struct.calcsize(f"<{code}"))
+            return list(struct.unpack(f"<{count}{code}", raw))
+        return [self.value(inner) for _ in range(count)]
+
+
+def read_header(path: Path) -> Header:
+    """Reads everything before the data; raises ModelError if the file is no GGUF or damaged."""
+    try:
+        with path.open("rb") as file:
+            reader = _Reader(file, os.fstat(file.fileno()).st_size)
+            if file.read(4) != b"GGUF":
+                raise ModelError(f"{path} is not a GGUF file; give a file that starts with 'GGUF'.")
+            version = reader.scalar("I")
+            if version not in (2, 3):
+                raise ModelError(
+                    f"{path} is GGUF version {version}; only little-endian versions 2 and 3 can "
+                    "be read, so convert the model again with a current llama.cpp."
+                )
+            tensor_count, pair_count = reader.scalar("Q"), reader.scalar("Q")
+            metadata: dict[str, object] = {}
+            for _ in range(pair_count):
+                key = reader.text()
+                metadata[key] = reader.value(reader.scalar("I"))
+            tensors = {}
+            for _ in range(tensor_count):
+                name = reader.text()
+                # GGUF gives the fastest-moving dimension first; here as everywhere else it is last.
+                shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[::-1]
+                tensors[name] = Tensor(reader.scalar("I"), shape, reader.scalar("Q"))
+            alignment = metadata.get("general.alignment", 32)
+            if not isinstance(alignment, int) or alignment < 1:
+                raise KeyError("general.alignment")
+            data_start = -(-file.tell() // alignment) * alignment
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except EOFError:
+        raise ModelError(f"{path} is truncated; download or copy it again.") from None
+    except (KeyError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelError(
+            f"{path} is damaged ({type(error).__name__} in the header); download or copy it again."
+        ) from error
+    return Header(path, metadata, tensors, data_start)
+
+
+def check_data(header: Header) -> None:
+    """Raises ModelError for a type MLX cannot read or a tensor past the end of the file."""
+    size = header.path.stat().st_size
+    types = {tensor.type for tensor in header.tensors.values()}
+    if unreadable := sorted(types - _READABLE.keys()):
+        names = ", ".join(_UNREADABLE.get(number, f"type {number}") for number in unreadable)
+        raise ModelError(
+            f"{header.path} holds {names} tensors, which MLX cannot read exactly; use a file in "
+            f"{', '.join(name for name, _, _ in _READABLE.values())}."
+        )
+    for tensor in header.tensors.values():
+        _, values, width = _READABLE[tensor.type]
+        end = header.data_start + tensor.offset + math.prod(tensor.shape) // values * width
+        if end > size:
+            raise ModelError(f"{header.path} is truncated; download or copy it again.")

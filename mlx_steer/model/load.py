@@ -1,0 +1,225 @@
+"""Loading: weights, tokenizer and chat template behind one small object."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_steer.conditions import digest
+from mlx_steer.errors import ModelError
+from mlx_steer.model.chat import ChatFormat
+from mlx_steer.model.fingerprint import weights_fingerprint
+from mlx_steer.model.hub import Location, locate, quantized
+from mlx_steer.vectors import ModelInfo
+
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A language model ready to be steered.
+
+    Attributes:
+        network: The mlx-lm network; the same object works with every mlx-lm function.
+        chat: Tokenizer and chat template.
+        info: What identifies it in metadata.
+        hidden_size: Width of the hidden state.
+        dtype: Dtype of the hidden state.
+        context: Longest sequence it computes correctly, in tokens, or None if unknown.
+        config: The model's config.json.
+    """
+
+    network: nn.Module
+    chat: ChatFormat
+    info: ModelInfo
+    hidden_size: int
+    dtype: mx.Dtype
+    context: int | None
+    config: dict[str, Any] = field(repr=False)
+
+    @property
+    def tokenizer(self) -> Any:
+        """mlx-lm's tokenizer, as `mlx_lm.load` returns it."""
+        return self.chat.tokenizer
+
+    @property
+    def num_layers(self) -> int:
+        """The number of decoder blocks."""
+        return len(decoder_layers(self.network))
+
+    @cached_property
+    def identity(self) -> str:
+        """The hash of all that decides its responses to token ids, as hex digits.
+
+        Weights (a sample of them), config, the dtype and layout of every parameter, the tokenizer,
+        and the tokens that end a response.
+        """
+        return digest(
+            {
+                "fingerprint": self.info.fingerprint,
+                "config": json.loads(json.dumps(self.config, default=str)),
+                "parameters": [(n, list(v.shape), str(v.dtype)) for n, v in _leaves(self.network)],
+                "tokenizer": self.chat.tokenizer_sha256,
+                "stop_ids": sorted(self.chat.stop_ids),
+            }
+        )
+
+    @property
+    def exact(self) -> bool:
+        """Whether the hidden state is float32, so that near ties can be decided (see generate)."""
+        return self.dtype == mx.float32
+
+    def layer(self, index: int) -> int:
+        """A layer counted from 0; negative numbers count from the end.
+
+        Raises:
+            ModelError: If the model has no such layer.
+        """
+        if not -self.num_layers <= index < self.num_layers:
+            raise ModelError(
+                f"{self.info.id} has layers 0 to {self.num_layers - 1}, and no layer {index}"
+            )
+        return index % self.num_layers
+
+
+def load_model(
+    name: str,
+    revision: str | None = None,
+    dtype: DtypeName = "auto",
+    *,
+    quantize: Literal[4, 8] | None = None,
+    adapter: str | None = None,
+    dequantize: bool = False,
+    thinking: bool = False,
+) -> Model:
+    """Load a model by hub id, folder, GGUF file or built-in name.
+
+    Args:
+        name: `org/name` on the hub (optionally `@revision`), a local folder, a `.gguf` file of
+            Llama architecture, or `smollm2-135m`, which is built in.
+        revision: A branch, tag or commit of the hub.
+        dtype: Dtype of the weights and so of the hidden state; `auto` keeps the stored one (the
+            built-in model is float32 on every platform).
+        quantize: Convert original weights to 4 or 8 bits once and keep the result in the cache.
+        adapter: A folder with a LoRA adapter made by mlx-lm.
+        dequantize: Expand quantised weights after loading: the same values, faster on Linux.
+        thinking: Let templates that can think (Qwen3) do so.
+
+    Raises:
+        ModelError: If the model cannot be found, loaded or steered.
+    """
+    from mlx_lm.utils import dequantize_model, load_adapters
+
+    location = locate(name, revision)
+    if quantize is not None:
+        location = quantized(location, quantize)
+    network, tokenizer, config = _load(location)
+    if adapter is not None:
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise ModelError(f"{adapter} is no adapter folder: it has no adapter_config.json")
+        try:
+            network = load_adapters(network, adapter)
+        except Exception as error:
+            raise ModelError(f"the adapter {adapter} does not fit {name}: {error}") from error
+        network.eval()
+    if dequantize:
+        network = dequantize_model(network)
+    wanted = location.dtype if dtype == "auto" else dtype
+    if wanted is not None:
+        network.set_dtype(getattr(mx, wanted))
+    mx.eval([value for _, value in _leaves(network)])
+    info = ModelInfo(
+        id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
+        revision=location.revision,
+        model_type=config["model_type"],
+        quantization=_quantization(config),
+        fingerprint=weights_fingerprint(location.folder, Path(adapter) if adapter else None),
+    )
+    return Model(
+        network=network,
+        chat=ChatFormat(tokenizer, location.id, thinking),
+        info=info,
+        hidden_size=_text_value(config, "hidden_size", name),
+        dtype=_stream_dtype(network),
+        context=_context(config),
+        config=config,
+    )
+
+
+def decoder_layers(network: nn.Module) -> list[nn.Module]:
+    """The decoder blocks of an mlx-lm network, in order.
+
+    Raises:
+        ModelError: If they are not a plain list of modules.
+    """
+    layers = getattr(network, "layers", None)
+    if not isinstance(layers, list) or not all(isinstance(b, nn.Module) for b in layers):
+        kind = getattr(network, "model_type", type(network).__module__)
+        raise ModelError(
+            f"the decoder blocks of model type {kind!r} are not a plain list, which steering "
+            "needs; support for it belongs in mlx_steer/model/load.py, decoder_layers"
+        )
+    return layers
+
+
+def _load(location: Location) -> tuple[nn.Module, Any, dict[str, Any]]:
+    from mlx_lm.utils import load
+
+    try:
+        loaded: Any = load(str(location.folder), lazy=True, return_config=True)
+    except json.JSONDecodeError as error:
+        raise ModelError(f"a JSON file of {location.folder} is damaged: {error}") from error
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{location.id} cannot be loaded from {location.folder}: {reason}"
+        ) from error
+    network, tokenizer, config = loaded
+    return network, tokenizer, config
+
+
+def _text_config(config: dict[str, Any]) -> dict[str, Any]:
+    return config.get("text_config") or config
+
+
+def _text_value(config: dict[str, Any], key: str, name: str) -> int:
+    value = _text_config(config).get(key)
+    if not isinstance(value, int):
+        raise ModelError(f"the config.json of {name} gives no {key}")
+    return value
+
+
+def _context(config: dict[str, Any]) -> int | None:
+    text = _text_config(config)
+    limit = text.get("max_position_embeddings")
+    if text.get("model_type") in ("mistral", "gemma2") and text.get("sliding_window"):
+        # mlx-lm computes these with full attention everywhere: beyond the window (Mistral v0.1,
+        # Gemma 2) it is another model.
+        limit = min(limit or text["sliding_window"], text["sliding_window"])
+    return limit
+
+
+def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+    value = config.get("quantization") or config.get("quantization_config")
+    if not isinstance(value, dict):
+        return None
+    return {k: v for k, v in value.items() if isinstance(v, int | float | str | bool)}
+
+
+def _stream_dtype(network: nn.Module) -> mx.Dtype:
+    """The dtype of the hidden state: that of the first block's norm weights."""
+    leaves = _leaves(decoder_layers(network)[0])
+    norms = [v for name, v in leaves if v.ndim == 1 and "norm" in name]
+    floats = [v for _, v in leaves if mx.issubdtype(v.dtype, mx.floating)]
+    return (norms or floats)[0].dtype
+
+
+def _leaves(module: nn.Module) -> list[tuple[str, mx.array]]:
+    from mlx.utils import tree_flatten
+
+    leaves: list[tuple[str, mx.array]] = tree_flatten(module.parameters())  # type: ignore
+    return leaves

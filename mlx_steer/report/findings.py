@@ -1,0 +1,247 @@
+"""What was found, in sentences that follow from the numbers and their tests.
+
+"Significant" is said only of a Holm-corrected p at most alpha; otherwise the sentence says that no
+difference could be shown, and at which n.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlx_steer.metrics.load import CONTROL_KINDS
+from mlx_steer.report.wording import Words, listed, of, p_value, percent, points
+
+Json = Mapping[str, Any]
+
+
+def headline(metrics: Json) -> list[str]:
+    """The first lines of the report: warnings, then what was found."""
+    return [*warnings(metrics), *(s for s in _headline(metrics) if s)]
+
+
+def warnings(metrics: Json) -> list[str]:
+    """What a reader must know before any number: missing rows, limits that no cell met."""
+    found = []
+    rows = metrics["rows"]
+    if rows["missing"]:
+        names = list(rows["missing_by_condition"])
+        shown = [f"{name} ({rows['missing_by_condition'][name]})" for name in names[:5]]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        found.append(
+            f"This report is partial: {rows['missing']} of {rows['expected']} rows are missing, in "
+            f"{', '.join(shown)}{more}. Rates are over the rows that are there."
+        )
+    choice, rule = metrics["select"]["choice"], metrics["select"]["by_rule"]
+    met = choice["met_limits"] if choice else rule["met_limits"] if rule else True
+    if not met:
+        found.append(
+            f"No cell of the sweep met the limits ({limits(metrics)}). The cell with the largest "
+            "target rate minus false positive rate was taken instead; its side effects are larger "
+            "than the limits allow."
+        )
+    if choice and rule and choice["condition"] != rule["condition"]:
+        found.append(
+            f"With the present verdicts the rule would choose {rule['condition']}, not "
+            f"{choice['condition'] or 'the recorded cell'}, with which the comparison was run: the "
+            "judge or a person's labels have changed since."
+        )
+    return found
+
+
+def limits(metrics: Json) -> str:
+    """The limits of the sweep in words."""
+    given = metrics["limits"]
+    return (
+        f"false positives at most {100 * given['false_positives']:g} points over base, mean "
+        f"coherence at most {given['coherence_drop']:g} under base, at most "
+        f"{100 * given['incoherent']:g} % incoherent rows"
+    )
+
+
+def chosen_name(metrics: Json) -> str | None:
+    """The steered condition the report is about: the run's choice, or what the rule chooses."""
+    choice, rule = metrics["select"]["choice"], metrics["select"]["by_rule"]
+    if choice and choice["condition"]:
+        name: str = choice["condition"]
+        return name
+    return rule["condition"] if rule else None
+
+
+def main_steering(metrics: Json) -> Json | None:
+    """The chosen condition on the test half; without a choice the one of the middle strength."""
+    tested = [c for c in metrics["test"]["conditions"] if c["kind"] in ("steering", "gated")]
+    named = [c for c in tested if c["name"] == chosen_name(metrics)]
+    return named[0] if named else tested[len(tested) // 2] if tested else None
+
+
+def by_name(metrics: Json, split: str, name: str | None) -> Json | None:
+    """A condition's numbers on one split; None if it was not run there."""
+    return next((c for c in metrics[split]["conditions"] if c["name"] == name), None)
+
+
+def base_of(metrics: Json, split: str) -> Json | None:
+    """The base condition's numbers on one split."""
+    return next((c for c in metrics[split]["conditions"] if c["kind"] == "base"), None)
+
+
+def verdict_on(difference: Json | None) -> str:
+    """What may be said of a paired difference."""
+    if difference is None:
+        return "not compared"
+    if difference["finding"] == "no difference shown":
+        return f"no difference could be shown at n = {difference['n']} ({_p(difference)})"
+    return f"significantly {difference['finding']} ({_p(difference)})"
+
+
+def _p(difference: Json) -> str:
+    p = p_value(difference["p_holm"])
+    return f"Holm-corrected p {p if p.startswith('<') else f'= {p}'}"
+
+
+def _headline(metrics: Json) -> list[str]:
+    if not metrics["test"]["conditions"]:
+        return [_sweep_sentence(metrics)]
+    return [
+        _steering_sentence(metrics),
+        _cost_sentence(metrics),
+        _prompt_sentence(metrics),
+        _both_sentence(metrics),
+        control_sentence(metrics),
+        _breakdown_sentence(metrics),
+    ]
+
+
+def _sweep_sentence(metrics: Json) -> str:
+    words = Words(metrics["behavior"])
+    name = chosen_name(metrics)
+    cell, base = by_name(metrics, "select", name), base_of(metrics, "select")
+    if cell is None or base is None:
+        return "There are no finished rows to report yet."
+    return (
+        f"The sweep chose {name}: {_change(words, 'target', base, cell)}, and "
+        f"{_change(words, 'false_positive', base, cell)}. These are the prompts it was chosen on, "
+        "so the numbers flatter it; the test half was not run."
+    )
+
+
+def _change(words: Words, measure: str, base: Json, cell: Json) -> str:
+    """Such as "harmful refused from 1 of 4 (25 %) to 3 of 4 (75 %)"."""
+    before, after = of(base[measure]), of(cell[measure])
+    if before == after:
+        return f"{words.rate(measure)} stayed at {after}"
+    return f"{words.rate(measure)} went from {before} to {after}"
+
+
+def _steering_sentence(metrics: Json) -> str:
+    words, cell, base = Words(metrics["behavior"]), main_steering(metrics), base_of(metrics, "test")
+    if cell is None or base is None or not cell["target"]["n"]:
+        return ""
+    verdict = verdict_on((cell["against_base"] or {}).get("target"))
+    return (
+        f"Steering at {cell['name']}, on the test prompts: {_change(words, 'target', base, cell)}: "
+        f"{verdict}."
+    )
+
+
+def _cost_sentence(metrics: Json) -> str:
+    words, cell, base = Words(metrics["behavior"]), main_steering(metrics), base_of(metrics, "test")
+    if cell is None or base is None:
+        return ""
+    parts = [
+        f"{_change(words, measure, base, cell)}: "
+        f"{verdict_on((cell['against_base'] or {}).get(measure))}"
+        for measure in ("false_positive", "borderline")
+        if cell[measure]["n"] and base[measure]["n"]
+    ]
+    return f"Its cost in false positives: {'; '.join(parts)}." if parts else ""
+
+
+def _prompt_sentence(metrics: Json) -> str:
+    words, cell = Words(metrics["behavior"]), main_steering(metrics)
+    against = metrics["against_prompt"]
+    if cell is None or against is None:
+        return ""
+    prompt = by_name(metrics, "test", against["prompt"])
+    record = next((c for c in against["conditions"] if c["name"] == cell["name"]), None)
+    if prompt is None or record is None:
+        return ""
+    return (
+        f"The system prompt alone ({prompt['name'].removeprefix('prompt ')}) reached "
+        f"{words.rate('target')} {of(prompt['target'])} at {words.rate('false_positive')} "
+        f"{of(prompt['false_positive'])}. {beats_prompt(words, record['difference'])}"
+    )
+
+
+def beats_prompt(words: Words, difference: Json) -> str:
+    """Whether steering beats the system prompt, from the paired differences with it."""
+    target, other = difference["target"], difference["false_positive"]
+    if target is None or other is None:
+        return "Steering cannot be compared with it: rows are missing."
+    if target["finding"] == other["finding"] == "no difference shown":
+        return (
+            "That steering beats the prompt, or the prompt steering, could not be shown at n = "
+            f"{target['n']} ({words.rate('target')}: {_p(target)}; "
+            f"{words.rate('false_positive')}: {_p(other)})."
+        )
+    better = target["finding"] == "higher" or other["finding"] == "lower"
+    worse = target["finding"] == "lower" or other["finding"] == "higher"
+    verdict = "Steering beats the prompt" if better else "The prompt beats steering"
+    if better and worse:
+        verdict = "Neither beats the other on both counts"
+    return (
+        f"{verdict}: steering against the prompt, {words.rate('target')} "
+        f"{points(target['difference'])} points, {verdict_on(target)}; "
+        f"{words.rate('false_positive')} {points(other['difference'])} points, {verdict_on(other)}."
+    )
+
+
+def _both_sentence(metrics: Json) -> str:
+    words, cell = Words(metrics["behavior"]), main_steering(metrics)
+    if cell is None:
+        return ""
+    both = next(
+        (
+            c
+            for c in metrics["test"]["conditions"]
+            if c["kind"] in ("prompt+steering", "prompt+gated")
+            and (c["layer"], c["strength"]) == (cell["layer"], cell["strength"])
+        ),
+        None,
+    )
+    if both is None or not both["target"]["n"]:
+        return ""
+    return (
+        f"Prompt and steering together: {words.rate('target')} {of(both['target'])}, "
+        f"{words.rate('false_positive')} {of(both['false_positive'])}."
+    )
+
+
+def control_sentence(metrics: Json) -> str:
+    """How the vector does against random directions, in one sentence."""
+    controls = metrics["controls"]
+    if controls is None or not controls["random"]["seeds"]:
+        return ""
+    words, random = Words(metrics["behavior"]), controls["random"]
+    seeds = random["seeds"]
+    sentence = (
+        f"The vector beats {random['beaten_on_target']} of {seeds} random directions of the same "
+        f"norm on {words.rate('target')}, and {random['beaten_on_gap']} of {seeds} on that rate "
+        f"minus {words.rate('false_positive')}"
+    )
+    if random["beaten_on_target"] < seeds:
+        return f"{sentence}: its direction does not stand out clearly from a random one."
+    return f"{sentence}."
+
+
+def _breakdown_sentence(metrics: Json) -> str:
+    """Where responses come apart, if any condition has a tenth of its rows incoherent."""
+    allowed = metrics["limits"]["incoherent"]
+    broken = [
+        c
+        for c in metrics["test"]["conditions"]
+        if c["kind"] not in CONTROL_KINDS and c["n"] and c["incoherent"]["rate"] > allowed
+    ]
+    if not broken:
+        return ""
+    shown = [f"{c['name']} ({percent(c['incoherent']['rate'])})" for c in broken[:4]]
+    more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
+    return f"Responses come apart under {listed(shown)}{more}: that share of rows is incoherent."

@@ -1,0 +1,151 @@
+"""report.html: one file that works offline, with a browser of all responses.
+
+Text is escaped by jinja2; responses travel as JSON inside a script element that is not run, and
+the page's own script puts them into text nodes.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mlx_steer.datasets import PromptSet
+from mlx_steer.judge import Verdict
+from mlx_steer.metrics import RunData, Scored
+from mlx_steer.metrics.measure import ScoredRun
+from mlx_steer.report.document import Document
+
+SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
+VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
+
+
+def render(
+    document: Document,
+    run: RunData,
+    scored: Mapping[str, Scored],
+    pictures: Mapping[str, bytes],
+    chosen: str | None,
+) -> str:
+    """The text of report.html.
+
+    Args:
+        document: The report.
+        run: The run, for its responses.
+        scored: Their verdicts.
+        pictures: PNG bytes of the plots by name.
+        chosen: The condition the report is about.
+    """
+    images = {
+        name: f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        for name, data in pictures.items()
+    }
+    template = _environment().get_template("page.html.j2")
+    return template.render(
+        document=document,
+        images=images,
+        data=script_json(browser_data(run, scored, chosen)),
+        link=_link,
+        unbroken=_unbroken,
+        kind=lambda block: type(block).__name__,
+    )
+
+
+def browser_data(run: RunData, scored: Mapping[str, Scored], chosen: str | None) -> dict[str, Any]:
+    """What the response browser shows, in lists that refer to one another by index."""
+    conditions = ScoredRun(run, scored).ordered
+    cell = next(((c.layer, c.strength) for c in conditions if c.name == chosen), None)
+    keys = sorted(scored)
+    place = {key: index for index, key in enumerate(keys)}
+    rules = sorted({s.judgement.rule for s in scored.values()})
+    asked = {p for c in run.conditions for p, key in c.rows.items() if key in place}
+    prompts = [item for prompt_id, item in run.prompts.items() if prompt_id in asked]
+    number = {item.id: index for index, item in enumerate(prompts)}
+    digest = hashlib.sha256("".join(keys).encode()).hexdigest()[:16]
+    behavior = run.behavior
+    return {
+        "run": run.config.name,
+        # Rows are known by their content: the same run at another place keeps its labels.
+        "store": f"mlx-steer labels {digest}",
+        "verdicts": {v: behavior.verdict_word(v) for v in VERDICTS},
+        "sets": {s: behavior.set_word(s) for s in SETS},
+        "rules": rules,
+        "prompts": [
+            {
+                "id": item.id,
+                "set": item.set,
+                "split": item.split,
+                "category": item.category,
+                "text": item.prompt,
+                "system": item.system,
+            }
+            for item in prompts
+        ],
+        "conditions": [
+            {
+                "name": c.name,
+                # Shown first: what the findings speak of.
+                "main": c.kind in ("base", "prompt")
+                or (not c.is_control and (c.layer, c.strength) == cell),
+                "rows": sorted(
+                    [number[p], place[key]] for p, key in c.rows.items() if key in place
+                ),
+            }
+            for c in conditions
+        ],
+        "rows": [_row(run, key, scored[key], rules) for key in keys],
+    }
+
+
+def _row(run: RunData, key: str, scored: Scored, rules: list[str]) -> list[Any]:
+    text = run.rows[key].text
+    start, end = (_utf16(text, offset) for offset in scored.judgement.span)
+    perplexity = scored.perplexity
+    return [
+        key,
+        text,
+        VERDICTS.index(scored.judgement.verdict),
+        rules.index(scored.judgement.rule),
+        start,
+        end,
+        None if scored.human is None else VERDICTS.index(scored.human),
+        round(scored.coherence, 2),
+        None if perplexity is None else float(f"{perplexity:.3g}"),
+    ]
+
+
+def _utf16(text: str, offset: int) -> int:
+    """A character offset as JavaScript counts: characters beyond U+FFFF are two."""
+    return offset + sum(char > "\uffff" for char in text[:offset])
+
+
+def script_json(value: object) -> str:
+    """JSON that nothing can break out of, inside a script element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def _link(rows: Mapping[str, str]) -> str:
+    return f"#rows?{urlencode(rows)}"
+
+
+def _unbroken(text: str) -> str:
+    """Text whose numbers are not torn from their units at the end of a line."""
+    return text.replace(" = ", "\u00a0=\u00a0").replace(" %", "\u00a0%")
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("mlx_steer.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

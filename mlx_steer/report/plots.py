@@ -1,0 +1,315 @@
+"""The plots of the report as PNG bytes, drawn without a display.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; the background is light.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from mlx_steer.metrics.load import CONTROL_KINDS
+from mlx_steer.report import findings
+from mlx_steer.report.wording import Words
+
+Json = Mapping[str, Any]
+
+DPI = 110
+COLOURS = {
+    "target": "#0072B2",
+    "false_positive": "#D55E00",
+    "borderline": "#CC79A7",
+    "incoherent": "#555555",
+}
+MARKERS = {"target": "o", "false_positive": "s", "borderline": "D", "incoherent": "x"}
+KIND_COLOURS = {
+    "base": "#000000",
+    "prompt": "#E69F00",
+    "steering": "#0072B2",
+    "prompt+steering": "#009E73",
+    "gated": "#56B4E9",
+    "prompt+gated": "#CC79A7",
+    "fixed refusal": "#999999",
+}
+NAMES = frozenset({"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls"})
+
+
+def draw(metrics: Json) -> dict[str, bytes]:
+    """Every plot there are numbers for, by name (without .png); see `NAMES`."""
+    figures = {
+        "norm_by_layer": _norm_by_layer(metrics),
+        "sweep_heatmap": _sweep_heatmap(metrics),
+        "dose_response": _dose_response(metrics),
+        "tradeoff": _tradeoff(metrics),
+        "controls": _controls(metrics),
+    }
+    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    # The version of matplotlib would make the bytes depend on it.
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _tidy(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _percent_axis(axes: Axes, which: str, label: str) -> None:
+    axis = axes.yaxis if which == "y" else axes.xaxis
+    (axes.set_ylim if which == "y" else axes.set_xlim)(-3, 103)
+    axis.set_ticks(range(0, 101, 20))
+    axis.set_label_text(f"{label} (%)")
+
+
+def _norm_by_layer(metrics: Json) -> Figure | None:
+    vectors = metrics["vectors"]
+    if vectors is None:
+        return None
+    layers = [v["layer"] for v in vectors["layers"]]
+    norms = [v["norm"] for v in vectors["layers"]]
+    hidden = [v["hidden_norm"] for v in vectors["layers"]]
+    figure = _figure(9, 3.4)
+    left, right = figure.subplots(1, 2)
+    left.plot(layers, hidden, "s-", color="#E69F00", ms=4, label="hidden states (mean)")
+    left.plot(layers, norms, "o-", color="#0072B2", ms=4, label="steering vector")
+    left.set_ylabel("norm (model units)")
+    # Both grow by orders of magnitude over the layers of some models.
+    if max(hidden) > 20 * min(n for n in (*norms, max(hidden)) if n > 0):
+        left.set_yscale("log")
+    else:
+        left.set_ylim(0, 1.25 * max(*hidden, *norms))
+    left.legend(frameon=False, fontsize=9)
+    doses = [n / h for n, h in zip(norms, hidden, strict=True)]
+    right.plot(layers, doses, "o-", color="#0072B2", ms=4)
+    right.set_ylim(0, max(doses) * 1.15 or 1)
+    right.set_ylabel("relative dose at strength 1\n(vector norm / hidden-state norm)")
+    for axes in (left, right):
+        axes.set_xlabel("layer (decoder block, from 0)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        _tidy(axes)
+    return figure
+
+
+def _sweep_heatmap(metrics: Json) -> Figure | None:
+    cells = [c for c in metrics["select"]["conditions"] if c["kind"] == "steering"]
+    if not cells:
+        return None
+    words = Words(metrics["behavior"])
+    layers = sorted({c["layer"] for c in cells})
+    strengths = sorted({c["strength"] for c in cells})
+    base = findings.base_of(metrics, "select")
+    chosen = findings.chosen_name(metrics)
+    width = max(7.0, 2.6 + 1.5 * len(strengths))
+    figure = _figure(width, 1.5 + 0.32 * max(4, len(layers)))
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, measure, colours in zip(
+        panels, ("target", "false_positive"), ("Blues", "Oranges"), strict=True
+    ):
+        grid = [[math.nan] * len(strengths) for _ in layers]
+        for cell in cells:
+            row, column = layers.index(cell["layer"]), strengths.index(cell["strength"])
+            value = cell[measure]["rate"]
+            grid[row][column] = math.nan if value is None else 100 * value
+            if cell["name"] == chosen:
+                box = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=3)
+                box.set(zorder=3, clip_on=False)
+                axes.add_patch(box)
+        image = axes.imshow(grid, cmap=colours, vmin=0, vmax=100, aspect="auto", origin="lower")
+        for row, values in enumerate(grid):
+            for column, value in enumerate(values):
+                text = "–" if math.isnan(value) else f"{value:.0f}"
+                colour = "white" if value > 60 else "black"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+        axes.set_xticks(range(len(strengths)), [f"{s:g}" for s in strengths])
+        axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
+        axes.set_xlabel("strength")
+        axes.spines[:].set_visible(False)
+        under = ""
+        if base and base[measure]["rate"] is not None:
+            under = f" (base {100 * base[measure]['rate']:.0f} %)"
+        axes.set_title(f"{words.rate(measure)}{under}", fontsize=10)
+        figure.colorbar(image, ax=axes, label="% of prompts")
+    panels[0].set_ylabel("layer")
+    if any(c["name"] == chosen for c in cells):
+        figure.supxlabel("outlined: the chosen cell; select half", fontsize=8, color="#555555")
+    return figure
+
+
+def _dose_response(metrics: Json) -> Figure | None:
+    tested = any(c["kind"] == "steering" for c in metrics["test"]["conditions"])
+    split = "test" if tested else "select"
+    conditions = metrics[split]["conditions"]
+    chosen = findings.by_name(metrics, split, findings.chosen_name(metrics))
+    steering = [c for c in conditions if c["kind"] == "steering"]
+    if not steering:
+        return None
+    layer = chosen["layer"] if chosen else steering[0]["layer"]
+    panels = []
+    for start, kind, title in (
+        ("base", "steering", "steering alone (0: base)"),
+        ("prompt", "prompt+steering", "prompt and steering (0: prompt alone)"),
+    ):
+        line = [c for c in conditions if c["kind"] == kind and c["layer"] == layer]
+        first = [c for c in conditions if c["kind"] == start]
+        if kind == "prompt+steering" and line:
+            first = [c for c in first if c["system_prompt"] == line[0]["system_prompt"]]
+        if line:
+            doses = [(0.0, c) for c in first[:1]] + [(c["strength"], c) for c in line]
+            panels.append((title, sorted(doses, key=lambda dose: dose[0])))
+    words = Words(metrics["behavior"])
+    figure = _figure(4.7 * len(panels) + 0.6, 3.9)
+    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, points) in zip(drawn, panels, strict=True):
+        for measure in COLOURS:
+            _band(axes, measure, points, words)
+        axes.set_title(f"layer {layer}, {title}", fontsize=10)
+        axes.set_xlabel("strength (factor on the vector)")
+        axes.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
+        _percent_axis(axes, "y", "rows")
+        _tidy(axes)
+    drawn[-1].set_ylabel("" if len(panels) > 1 else "rows (%)")
+    handles, labels = drawn[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def _band(axes: Axes, measure: str, points: Sequence[tuple[float, Json]], words: Words) -> None:
+    known = [(x, c[measure]) for x, c in points if c[measure]["n"]]
+    if not known:
+        return
+    xs = [x for x, _ in known]
+    label = words.incoherent if measure == "incoherent" else words.rate(measure)
+    axes.fill_between(
+        xs,
+        [100 * r["low"] for _, r in known],
+        [100 * r["high"] for _, r in known],
+        color=COLOURS[measure],
+        alpha=0.1,
+        linewidth=0,
+    )
+    axes.plot(
+        xs,
+        [100 * r["rate"] for _, r in known],
+        MARKERS[measure] + ("--" if measure == "incoherent" else "-"),
+        color=COLOURS[measure],
+        ms=5.5,
+        label=label,
+    )
+
+
+def _tradeoff(metrics: Json) -> Figure | None:
+    shown = [
+        c
+        for c in metrics["test"]["conditions"]
+        if c["kind"] not in CONTROL_KINDS and c["target"]["n"] and c["false_positive"]["n"]
+    ]
+    if len(shown) < 2:
+        return None
+    words = Words(metrics["behavior"])
+    figure = _figure(8.2, max(4.6, 0.34 * len(shown) + 1.4))
+    axes = figure.subplots()
+    shown = sorted(shown, key=lambda c: (c["target"]["rate"], -c["false_positive"]["rate"]))
+    heights = _spread([100 * c["target"]["rate"] for c in shown], 102 / max(14, len(shown) - 1))
+    for index, condition in enumerate(shown):
+        across, up = condition["false_positive"], condition["target"]
+        x, y = 100 * across["rate"], 100 * up["rate"]
+        colour = KIND_COLOURS.get(condition["kind"], "#777777")
+        axes.errorbar(
+            [x],
+            [y],
+            xerr=[[x - 100 * across["low"]], [100 * across["high"] - x]],
+            yerr=[[y - 100 * up["low"]], [100 * up["high"] - y]],
+            fmt="o",
+            color=colour,
+            elinewidth=1.1,
+            capsize=2.5,
+            alpha=0.75,
+            ms=7,
+        )
+        axes.annotate(
+            condition["name"],
+            (x, y),
+            xytext=(108, heights[index]),
+            textcoords="data",
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#888888", "lw": 0.7, "ls": ":"},
+        )
+    axes.plot([0, 100], [0, 100], ":", color="#999999", lw=1)
+    _percent_axis(axes, "x", f"{words.rate('false_positive')}, false positives")
+    _percent_axis(axes, "y", words.rate("target"))
+    axes.set_title(
+        "test half; whiskers: Wilson 95 % intervals; on the dotted line both rates are equal",
+        fontsize=10,
+    )
+    _tidy(axes)
+    return figure
+
+
+def _spread(values: Sequence[float], space: float) -> list[float]:
+    """Ascending values moved as little as need be to lie `space` apart, within -2 to 102."""
+    placed: list[float] = []
+    for value in values:
+        placed.append(max(value, placed[-1] + space) if placed else value)
+    limit = 102.0
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], limit)
+        limit = placed[index] - space
+    return placed
+
+
+def _controls(metrics: Json) -> Figure | None:
+    if metrics["controls"] is None:
+        return None
+    records = metrics["controls"]["conditions"]
+    names = ["base", *dict.fromkeys(c["real"] for c in records), *(c["name"] for c in records)]
+    by_name = {c["name"]: c for c in metrics["test"]["conditions"]}
+    shown = [by_name[name] for name in names if name in by_name]
+    words = Words(metrics["behavior"])
+    figure = _figure(8, 1.5 + 0.36 * len(shown))
+    axes = figure.subplots()
+    for offset, measure in ((-0.13, "target"), (0.13, "false_positive")):
+        known = [(i, c[measure]) for i, c in enumerate(shown) if c[measure]["n"]]
+        values = [100 * r["rate"] for _, r in known]
+        axes.errorbar(
+            values,
+            [i + offset for i, _ in known],
+            xerr=[
+                [v - 100 * r["low"] for v, (_, r) in zip(values, known, strict=True)],
+                [100 * r["high"] - v for v, (_, r) in zip(values, known, strict=True)],
+            ],
+            fmt=MARKERS[measure],
+            color=COLOURS[measure],
+            elinewidth=1.2,
+            ms=6,
+            label=words.rate(measure),
+        )
+    real = {c["real"] for c in records}
+    labels = [f"{c['name']} (the vector)" if c["name"] in real else c["name"] for c in shown]
+    axes.set_yticks(range(len(shown)), labels)
+    for index, condition in enumerate(shown):
+        if condition["name"] in real:
+            axes.axhspan(index - 0.45, index + 0.45, color="#0072B2", alpha=0.08, linewidth=0)
+            axes.get_yticklabels()[index].set_fontweight("bold")
+    axes.invert_yaxis()
+    _percent_axis(axes, "x", "rows")
+    _tidy(axes)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure

@@ -1,0 +1,99 @@
+"""Numbers and a behavior's words as text. Knows nothing about files or markup."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+Json = Mapping[str, Any]
+
+DASH = "–"
+
+# Escape sequences of terminals, whole; then what is invisible or turns the writing direction.
+_ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
+)
+
+
+class Words:
+    """The behavior's own words for rates.
+
+    Args:
+        behavior: The `behavior` part of the metrics.
+    """
+
+    def __init__(self, behavior: Json) -> None:
+        """See the class."""
+        self.shown: str = behavior["verdicts"]["shown"]
+        self.absent: str = behavior["verdicts"]["absent"]
+        self.incoherent: str = behavior["verdicts"]["incoherent"]
+        self.sets: Mapping[str, str] = behavior["sets"]
+
+    def rate(self, measure: str) -> str:
+        """What a rate counts, such as "harmful refused" for `target`."""
+        prompt_set = {"false_positive": "other"}.get(measure, measure)
+        return f"{self.sets[prompt_set]} {self.shown}"
+
+
+def percent(value: float | None) -> str:
+    """A share in whole percent."""
+    return DASH if value is None else f"{100 * value:.0f} %"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    if value is None:
+        return DASH
+    rounded = round(100 * value)
+    return f"{rounded:+d}" if rounded else "0"
+
+
+def rate(value: Json | None) -> str:
+    """Such as "15/20, 75 % (53 to 89)": count, n, share and its 95 % interval in percent."""
+    if not value or not value["n"]:
+        return DASH
+    interval = f"({100 * value['low']:.0f} to {100 * value['high']:.0f})"
+    return f"{value['count']}/{value['n']}, {percent(value['rate'])} {interval}"
+
+
+def of(value: Json) -> str:
+    """Such as "15 of 20 (75 %)", for sentences."""
+    return f"{value['count']} of {value['n']} ({percent(value['rate'])})"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value to two significant digits, tiny ones as a bound."""
+    if value is None:
+        return DASH
+    if value < 0.001:
+        return "< 0.001"
+    return f"{value:.2f}" if value >= 0.0995 else f"{value:.3f}"
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to some significant digits, without an exponent where it can be read."""
+    if value is None:
+        return DASH
+    text = f"{value:.{digits}g}"
+    return f"{value:,.0f}" if "e" in text and 1 <= abs(value) < 1e9 else text
+
+
+def fixed(value: float | None, decimals: int = 2) -> str:
+    """A number with so many decimals."""
+    return DASH if value is None else f"{value:.{decimals}f}"
+
+
+def plain(text: str) -> str:
+    """Text without terminal escapes, control characters and marks that turn its direction."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROL.sub("", _ANSI.sub("", text))
+
+
+def one_line(text: str) -> str:
+    """Plain text on one line."""
+    return " ".join(plain(text).split())
+
+
+def listed(items: list[str]) -> str:
+    """Such as "a, b and c"."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,39 @@
+"""Steering vectors, their algebra and their folder on disk; knows numpy and json, never mlx.
+
+A vectors folder holds `layer_<i>.npy` per layer, `gate_<name>.npy` per gate and `metadata.json`.
+The same vectors give the same bytes, and nothing in the folder is ever unpickled.
+"""
+
+from mlx_steer.vectors.metadata import (
+    FORMAT_VERSION,
+    LAYER_CONVENTION,
+    METADATA_FILE,
+    DatasetInfo,
+    GateInfo,
+    LayerInfo,
+    ModelInfo,
+    VectorMetadata,
+)
+from mlx_steer.vectors.vector import SteeringVector
+from mlx_steer.vectors.vector_set import (
+    LayerComparison,
+    SteeringVectorSet,
+    compare_vectors,
+    load_vectors,
+)
+
+__all__ = [
+    "FORMAT_VERSION",
+    "LAYER_CONVENTION",
+    "METADATA_FILE",
+    "DatasetInfo",
+    "GateInfo",
+    "LayerComparison",
+    "LayerInfo",
+    "ModelInfo",
+    "SteeringVector",
+    "SteeringVectorSet",
+    "VectorMetadata",
+    "compare_vectors",
+    "load_vectors",
+]

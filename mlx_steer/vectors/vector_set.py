@@ -1,0 +1,371 @@
+"""The steering vectors of one behavior and model: algebra on all layers, saving and loading."""
+
+import hashlib
+import json
+import os
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlx_steer.conditions import Gate
+from mlx_steer.errors import VectorError
+from mlx_steer.vectors.folder import (
+    check_replaceable,
+    npy_bytes,
+    read_gate,
+    read_layer,
+    read_metadata,
+    replace_folder,
+)
+from mlx_steer.vectors.metadata import (
+    METADATA_FILE,
+    DatasetInfo,
+    GateInfo,
+    LayerInfo,
+    VectorMetadata,
+    check_layer,
+    gate_file,
+    layer_file,
+    nine_digits,
+)
+from mlx_steer.vectors.vector import SteeringVector, as_number, weighted_sum
+
+_ALGEBRA = "algebra: "
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVectorSet:
+    """The steering vectors of one behavior and model, by layer; behaves as a read-only mapping.
+
+    `vectors[12]` is layer 12's, `vectors[-1]` that of the model's last layer; iteration gives the
+    layers in ascending order. Operators act on every layer and record themselves in
+    `metadata.method`.
+
+    Raises:
+        VectorError: If there is no vector, a layer occurs twice or lies outside the model, or a
+            vector's size is not `metadata.hidden_size`.
+    """
+
+    vectors: Sequence[SteeringVector] = field(repr=False)
+    metadata: VectorMetadata
+    gates: tuple[Gate, ...] = ()
+    _by_layer: dict[int, SteeringVector] = field(init=False, repr=False)
+
+    __array_ufunc__ = None
+
+    def __post_init__(self) -> None:
+        """Orders the vectors by layer and describes them in the metadata."""
+        vectors = tuple(sorted(self.vectors, key=lambda vector: vector.layer))
+        by_layer = {vector.layer: vector for vector in vectors}
+        if not vectors:
+            raise VectorError("A set of steering vectors needs at least one layer.")
+        if len(by_layer) != len(vectors):
+            raise VectorError("A set of steering vectors has one vector for each layer, not two.")
+        size, num_layers = self.metadata.hidden_size, self.metadata.num_layers
+        for layer, vector in by_layer.items():
+            check_layer(layer, num_layers, "The set of steering vectors")
+            if vector.hidden_size != size:
+                raise VectorError(
+                    f"The steering vector of layer {layer} has {vector.hidden_size} elements, "
+                    f"but the model's hidden size is {size}."
+                )
+        layers = {
+            layer: LayerInfo(
+                file=layer_file(layer),
+                sha256=hashlib.sha256(npy_bytes(vector.array)).hexdigest(),
+                norm=nine_digits(vector.norm),
+                hidden_norm=vector.hidden_norm,
+            )
+            for layer, vector in by_layer.items()
+        }
+        object.__setattr__(self, "vectors", vectors)
+        object.__setattr__(self, "metadata", self.metadata.model_copy(update={"layers": layers}))
+        object.__setattr__(self, "_by_layer", by_layer)
+
+    def __getitem__(self, layer: int) -> SteeringVector:
+        """The vector of a layer; raises VectorError if the set has none there."""
+        found = self._by_layer.get(self._from_start(layer))
+        if found is None:
+            raise VectorError(
+                f"These vectors have no layer {layer}; they have {_numbers(self)} "
+                f"of a model with {self.metadata.num_layers} layers."
+            )
+        return found
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers in ascending order."""
+        return iter(self._by_layer)
+
+    def __len__(self) -> int:
+        """Number of layers."""
+        return len(self._by_layer)
+
+    def __contains__(self, layer: object) -> bool:
+        """Whether `self[layer]` exists."""
+        return isinstance(layer, int) and self._from_start(layer) in self._by_layer
+
+    def keys(self) -> KeysView[int]:
+        """The layers in ascending order."""
+        return self._by_layer.keys()
+
+    def values(self) -> ValuesView[SteeringVector]:
+        """The vectors by ascending layer."""
+        return self._by_layer.values()
+
+    def items(self) -> ItemsView[int, SteeringVector]:
+        """(layer, vector) by ascending layer."""
+        return self._by_layer.items()
+
+    def normalised(self) -> "SteeringVectorSet":
+        """Every vector scaled to norm 1."""
+        vectors = [vector.normalised() for vector in self.values()]
+        return self._derived(vectors, f"normalised({_expression(self)})")
+
+    def __mul__(self, factor: object) -> "SteeringVectorSet":
+        """Every vector scaled by a number."""
+        number = as_number(factor)
+        if number is None:
+            return NotImplemented
+        vectors = [vector * number for vector in self.values()]
+        return self._derived(vectors, f"{_operand(self)} * {number!r}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: object) -> "SteeringVectorSet":
+        """Every vector divided by a number other than zero."""
+        number = as_number(divisor)
+        if number is None:
+            return NotImplemented
+        vectors = [vector / number for vector in self.values()]
+        return self._derived(vectors, f"{_operand(self)} / {number!r}")
+
+    def __neg__(self) -> "SteeringVectorSet":
+        """Every vector turned round."""
+        return self._derived([-vector for vector in self.values()], f"-{_operand(self)}")
+
+    def __add__(self, other: object) -> "SteeringVectorSet":
+        """Layer by layer sum with vectors of the same model and layers."""
+        if not isinstance(other, SteeringVectorSet):
+            return NotImplemented
+        return _combined([self, other], [1.0, 1.0], f"{_operand(self)} + {_operand(other)}")
+
+    def __sub__(self, other: object) -> "SteeringVectorSet":
+        """Layer by layer difference from vectors of the same model and layers."""
+        if not isinstance(other, SteeringVectorSet):
+            return NotImplemented
+        return _combined([self, other], [1.0, -1.0], f"{_operand(self)} - {_operand(other)}")
+
+    @staticmethod
+    def mean(sets: Sequence["SteeringVectorSet"]) -> "SteeringVectorSet":
+        """Layer by layer mean, in float64, of sets of the same model and layers."""
+        if not sets:
+            raise VectorError("The mean of steering vectors needs at least one set.")
+        names = ", ".join(_expression(one) for one in sets)
+        return _combined(sets, [1.0 / len(sets)] * len(sets), f"mean({names})")
+
+    def check_fits(self, hidden_size: int, num_layers: int, model_id: str) -> list[str]:
+        """Checks the vectors against a model.
+
+        Returns:
+            Warnings for a person: one if the model is of the same shape but has another id.
+
+        Raises:
+            VectorError: If the model's hidden size or number of layers is another.
+        """
+        own = self.metadata
+        for what, ours, theirs in (
+            ("hidden size", own.hidden_size, hidden_size),
+            ("number of layers", own.num_layers, num_layers),
+        ):
+            if ours != theirs:
+                raise VectorError(
+                    f"These vectors are from {own.model.id} with {what} {ours}, but {model_id} "
+                    f"has {theirs}; extract vectors from {model_id}."
+                )
+        if own.model.id == model_id:
+            return []
+        return [
+            f"The vectors are from {own.model.id} and steer {model_id}: the shapes fit, "
+            "but directions may differ between the two."
+        ]
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the vectors folder, replacing an earlier one as a whole.
+
+        Everything is written beside `folder` and then renamed, so a crash leaves no half-written
+        folder and an earlier one's surplus layers do not stay.
+
+        Raises:
+            VectorError: If `folder` holds anything but a vectors folder or cannot be written.
+        """
+        try:
+            target = Path(folder).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a NUL
+            raise VectorError(f"{os.fspath(folder)!r} is not a usable path ({error}).") from error
+        try:
+            check_replaceable(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            replace_folder(target, self._files())
+        except OSError as error:
+            raise VectorError(
+                f"{target} cannot be written ({error.strerror or error}); choose another folder."
+            ) from error
+
+    def gate(self, name: str) -> Gate:
+        """A gate by name; raises VectorError if the set has none of that name."""
+        found = next((gate for gate in self.gates if gate.name == name), None)
+        if found is None:
+            names = ", ".join(gate.name for gate in self.gates) or "none"
+            raise VectorError(
+                f"The vectors have no gate {name!r} (they have: {names}); fit one with "
+                "`mlx-steer gate fit`."
+            )
+        return found
+
+    def with_gate(self, gate: Gate, info: GateInfo) -> "SteeringVectorSet":
+        """This set with one more gate; one of the same name is replaced.
+
+        Args:
+            gate: Of the same model.
+            info: How it was fitted; its file and sha256 are filled in here.
+        """
+        digest = hashlib.sha256(npy_bytes(gate.direction)).hexdigest()
+        entry = {"file": gate_file(gate.name), "sha256": digest, "name": gate.name}
+        infos = [one for one in self.metadata.gates if one.name != gate.name]
+        infos.append(info.model_copy(update=entry))
+        gates = [one for one in self.gates if one.name != gate.name]
+        metadata = self.metadata.model_copy(update={"gates": infos})
+        return SteeringVectorSet(self.vectors, metadata, (*gates, gate))
+
+    def _files(self) -> dict[str, bytes]:
+        """Every file of the folder by name; a further kind of file is added here."""
+        files = {layer_file(layer): npy_bytes(v.array) for layer, v in self.items()}
+        record = self.metadata.model_dump()
+        if not self.gates:
+            del record["gates"]
+        for gate in self.gates:
+            files[gate_file(gate.name)] = npy_bytes(gate.direction)
+        text = json.dumps(record, sort_keys=True, indent=2, allow_nan=False)
+        files[METADATA_FILE] = (text + "\n").encode()
+        return files
+
+    def _from_start(self, layer: int) -> int:
+        return layer + self.metadata.num_layers if layer < 0 else layer
+
+    def _derived(self, vectors: Sequence[SteeringVector], expression: str) -> "SteeringVectorSet":
+        method = _ALGEBRA + expression
+        changes = {"method": method, "gates": []}  # a gate was fitted for the set as it was
+        return SteeringVectorSet(vectors, self.metadata.model_copy(update=changes))
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """Two vectors of one layer; `norm_ratio` is norm_a / norm_b."""
+
+    layer: int
+    cosine: float
+    norm_a: float
+    norm_b: float
+    norm_ratio: float
+
+
+def compare_vectors(a: SteeringVectorSet, b: SteeringVectorSet) -> list[LayerComparison]:
+    """Compares the layers that two sets share, in ascending order.
+
+    Raises:
+        VectorError: If they share no layer, their sizes differ, or a vector is zero.
+    """
+    shared = [layer for layer in a if layer in b]
+    if a.metadata.hidden_size != b.metadata.hidden_size:
+        raise VectorError(
+            f"Vectors of hidden size {a.metadata.hidden_size} and {b.metadata.hidden_size} cannot "
+            "be compared; take two sets of one model."
+        )
+    if not shared:
+        raise VectorError(
+            f"The two sets share no layer: one has {_numbers(a)}, the other {_numbers(b)}."
+        )
+    return [
+        LayerComparison(
+            layer=layer,
+            cosine=a[layer].cosine(b[layer]),
+            norm_a=a[layer].norm,
+            norm_b=b[layer].norm,
+            norm_ratio=a[layer].norm / b[layer].norm,
+        )
+        for layer in shared
+    ]
+
+
+def load_vectors(folder: str | os.PathLike[str]) -> SteeringVectorSet:
+    """Reads a vectors folder and checks all of it; nothing in it is unpickled.
+
+    Raises:
+        VectorError: If the folder is missing, damaged, changed since it was saved, or made by a
+            newer mlx-steer; the sentence names the file.
+    """
+    root = Path(folder)
+    if not os.path.isdir(root):  # False, not an error, for a path no system call accepts
+        what = "is not a folder" if os.path.exists(root) else "does not exist"
+        raise VectorError(f"{root} {what}; give a folder made by `mlx-steer extract`.")
+    metadata = read_metadata(root)
+    vectors = []
+    for layer, info in metadata.layers.items():
+        check_layer(layer, metadata.num_layers, f"{root / METADATA_FILE}")
+        vectors.append(read_layer(root, layer, info, metadata.hidden_size))
+    gates = []
+    for entry in metadata.gates:
+        check_layer(entry.layer, metadata.num_layers, f"{root / METADATA_FILE}")
+        gates.append(read_gate(root, entry, metadata.hidden_size))
+    return SteeringVectorSet(vectors, metadata, tuple(gates))
+
+
+def _combined(
+    sets: Sequence[SteeringVectorSet], weights: Sequence[float], expression: str
+) -> SteeringVectorSet:
+    first = sets[0].metadata
+    for other in sets[1:]:
+        for name in ("model", "hidden_size", "num_layers", "token_position"):
+            if getattr(first, name) != getattr(other.metadata, name):
+                raise VectorError(
+                    f"Sets of steering vectors with different {name} cannot be combined."
+                )
+        if list(other) != list(sets[0]):
+            raise VectorError(
+                f"Sets of steering vectors need the same layers to be combined: one has "
+                f"{_numbers(sets[0])}, another {_numbers(other)}."
+            )
+    records = [one.metadata for one in sets]
+    datasets = list({record.dataset.sha256: record.dataset for record in records}.values())
+    dataset = datasets[0]
+    if len(datasets) > 1:
+        dataset = DatasetInfo(
+            name=" + ".join(one.name for one in datasets),
+            sha256=hashlib.sha256("".join(one.sha256 for one in datasets).encode()).hexdigest(),
+            pairs=sum(one.pairs for one in datasets),
+        )
+    templates = {record.chat_template_sha256 for record in records}
+    seeds = {record.seed for record in records}
+    common = {
+        "behavior": " + ".join(dict.fromkeys(record.behavior for record in records)),
+        "dataset": dataset,
+        "chat_template_sha256": first.chat_template_sha256 if len(templates) == 1 else None,
+        "seed": first.seed if len(seeds) == 1 else None,
+        "method": _ALGEBRA + expression,
+        "gates": [],
+    }
+    vectors = [weighted_sum([one[layer] for one in sets], weights) for layer in sets[0]]
+    return SteeringVectorSet(vectors, first.model_copy(update=common))
+
+
+def _expression(vectors: SteeringVectorSet) -> str:
+    return vectors.metadata.method.removeprefix(_ALGEBRA)
+
+
+def _operand(vectors: SteeringVectorSet) -> str:
+    text = _expression(vectors)
+    return f"({text})" if " " in text or text.startswith("-") else text
+
+
+def _numbers(layers: Iterable[int]) -> str:
+    return ", ".join(str(layer) for layer in layers)

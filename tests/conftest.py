@@ -1,0 +1,6 @@
+import os
+
+# The tests' products are tiny: threads would only get into each other's way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)

@@ -1,0 +1,266 @@
+"""Our numbers against transformers' own models, family by family, on the same random weights.
+
+Both sides start from one model folder and go their own way from there: tokenizer, chat template,
+forward pass, extraction, steering and generation. Left out on purpose:
+
+- Mistral's sliding window: mlx-lm computes it with full attention, so prompts that do not fit into
+  the window are refused; `test_reference.py` has both halves of that. Gemma 3 has the windows here.
+- Gemma 2's and Phi 3's sliding windows, which mlx-lm ignores as well: the tiny ones are as long as
+  the context.
+- Rotary scaling other than Llama 3's and Ministral 3's (YaRN): it is mlx-lm's own affair.
+- Gemma 3 at widths whose square root is no bfloat16 number: there mlx-lm rounds the factor of the
+  embedding as the original does, and transformers in float32 does not.
+- bfloat16: rounding differs by far more than a mistake might (but see `test_dtype.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlx_steer import Job, complete, extract, load_model, steered
+from mlx_steer.capture import response_states
+from mlx_steer.extraction import TokenPosition
+from mlx_steer.generate import Sampling
+from mlx_steer.model import Model
+from mlx_steer.perplexity import Answer, perplexities
+from mlx_steer.prefill import Prefill
+from mlx_steer.steering import steerable
+from tests.oracle.cases import (
+    BEHAVIOR,
+    FAMILIES,
+    PAIRS,
+    PROMPTS,
+    ROWS,
+    SYSTEM,
+    Array,
+    Family,
+    condition,
+    parting,
+    relative_error,
+)
+from tests.oracle.hugging_face import HuggingFace
+from tests.tiny import LAYERS
+
+# Of float32 rounding through six layers; measured: at most 1.1e-5 and 1e-4.
+STATE_ERROR, LOGIT_ERROR = 3e-5, 1e-3
+MAX_TOKENS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """One model folder, loaded by both; `vectors` are transformers', at the last token."""
+
+    family: Family
+    ours: Model
+    theirs: HuggingFace
+    vectors: dict[int, Array]
+    hidden_norms: dict[int, float]
+
+    def ids(self, row: tuple[int, str | None]) -> list[int]:
+        return self.theirs.prompt_ids(PROMPTS[row[0]], row[1])
+
+
+@pytest.fixture(scope="module", params=FAMILIES, ids=lambda f: f.name)
+def sides(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Sides]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    family: Family = request.param
+    folder = family.folder(tmp_path_factory.mktemp("model"))
+    theirs = HuggingFace(folder)
+    vectors, norms = their_vectors(theirs, "last")
+    yield Sides(family, load_model(str(folder)), theirs, vectors, norms)
+    torch.set_num_threads(threads)
+
+
+def their_vectors(
+    theirs: HuggingFace,
+    position: TokenPosition,
+    before: Sequence[int] = (),
+    after: Sequence[int] = (),
+) -> tuple[dict[int, Array], dict[int, float]]:
+    """Mean differences, and mean norms of the hidden states, each sequence in a pass of its own.
+
+    `before` and `after` are tokens that do not belong to the sequences: for mistakes on purpose.
+    """
+    states = np.array(
+        [
+            [
+                theirs.states(
+                    [*before, *theirs.prompt_ids(pair.prompt, pair.system)],
+                    [*theirs.response_ids(response), *after],
+                    position,
+                )
+                for response in (pair.positive, pair.negative)
+            ]
+            for pair in PAIRS
+        ]
+    )
+    # (pairs, sides, layers, hidden_size)
+    difference = states[:, 0].mean(axis=0) - states[:, 1].mean(axis=0)
+    norms = np.linalg.norm(states, axis=-1).mean(axis=(0, 1))
+    return dict(enumerate(difference)), dict(enumerate(norms.tolist()))
+
+
+def test_transformers_computes_the_family_it_should(sides: Sides) -> None:
+    assert sides.theirs.kind == sides.family.kind
+    assert len(sides.theirs.blocks) == sides.ours.num_layers == LAYERS
+
+
+def test_prompts_and_responses_have_transformers_token_ids(sides: Sides) -> None:
+    chat = sides.ours.chat
+    for prompt in PROMPTS:
+        for system in (None, SYSTEM):
+            ids = chat.prompt_ids(prompt, system)
+            assert ids == sides.theirs.prompt_ids(prompt, system)
+            assert ids.count(sides.theirs.tokenizer.bos_token_id) == 1
+        assert chat.response_ids(prompt) == sides.theirs.response_ids(prompt)
+
+
+def test_hidden_states_agree_at_every_layer_and_token(sides: Sides) -> None:
+    # Prompts of unequal lengths in one right-padded batch, on one shared head and on none.
+    for system in (None, SYSTEM):
+        sequences = [sides.ids((i, system)) for i in range(len(PROMPTS))]
+        with steerable(sides.ours.network) as sites:
+            done = Prefill(sides.ours.network, sites).run(sequences, keep=range(LAYERS))
+        for row, ids in enumerate(sequences):
+            expected = sides.theirs.run(ids).hidden
+            for layer in range(LAYERS):
+                ours = np.array(done.hidden[layer][row, : len(ids)])
+                assert relative_error(ours, expected[layer]) < STATE_ERROR, (layer, row)
+
+
+def test_hidden_states_of_responses_agree_at_every_layer_and_token(sides: Sides) -> None:
+    chat = sides.ours.chat
+    prompts = [chat.prompt_ids(p.prompt, p.system) for p in PAIRS]
+    responses = [[chat.response_ids(r) for r in (p.positive, p.negative)] for p in PAIRS]
+    captured = response_states(sides.ours, prompts, responses, range(LAYERS))
+    for prompt, texts, states in zip(prompts, responses, captured, strict=True):
+        for response, ours in zip(texts, states, strict=True):
+            expected = sides.theirs.run([*prompt, *response]).hidden
+            for layer in range(LAYERS):
+                theirs = expected[layer][len(prompt) :]
+                assert relative_error(ours[layer], theirs) < STATE_ERROR, layer
+
+
+@pytest.mark.parametrize("position", ["last", "mean"])
+def test_extracted_vectors_agree_at_every_layer(sides: Sides, position: TokenPosition) -> None:
+    ours = extract(sides.ours, BEHAVIOR, token_position=position)
+    expected, norms = their_vectors(sides.theirs, position)
+    assert list(ours) == list(range(LAYERS))
+    for layer, vector in ours.items():
+        assert relative_error(vector.array, expected[layer]) < STATE_ERROR, layer
+        assert vector.hidden_norm == pytest.approx(norms[layer], rel=1e-5)
+
+
+@pytest.mark.parametrize("strength", [-1.0, 1.5])
+@pytest.mark.parametrize("layer", [0, 2, LAYERS - 1])
+@pytest.mark.parametrize("system", [None, SYSTEM], ids=["bare", "system prompt"])
+def test_steered_logits_agree_at_every_token(
+    sides: Sides, system: str | None, layer: int, strength: float
+) -> None:
+    ids, vector = sides.ids((1, system)), sides.vectors[layer].astype(np.float32)
+    with steered(sides.ours, vector, layer=layer, strength=strength):
+        ours = np.array(sides.ours.network(mx.array([ids]))[0])
+    expected = sides.theirs.run(ids, {layer: strength * sides.vectors[layer]})
+    assert np.abs(ours - expected.logits).max() < LOGIT_ERROR
+
+
+def test_steering_several_layers_at_once_agrees_in_all_hidden_states(sides: Sides) -> None:
+    steering = {1: sides.vectors[1], 3: -2 * sides.vectors[3]}
+    ids = sides.ids((1, None))
+    hidden: dict[int, mx.array] = {}
+    interventions = condition("two layers", None, steering).interventions
+    with steerable(sides.ours.network) as sites, steered(sides.ours, interventions):
+        for layer, site in enumerate(sites):
+            site.record = lambda h, layer=layer: hidden.__setitem__(layer, h)  # type: ignore
+        sides.ours.network(mx.array([ids]))
+    expected = sides.theirs.run(ids, steering).hidden
+    for layer in range(LAYERS):
+        assert relative_error(np.array(hidden[layer][0]), expected[layer]) < STATE_ERROR, layer
+
+
+def test_greedy_continuations_agree_in_a_mixed_batch(sides: Sides) -> None:
+    """Ours: one continuous batch, vectors of our own. Theirs: row by row, vectors of theirs."""
+    own = {k: v.array for k, v in extract(sides.ours, BEHAVIOR).items()}
+    jobs, expected = [], []
+    for i, (prompt, system, strengths) in enumerate(ROWS):
+        steering = {k: s * own[k] for k, s in strengths.items()}
+        ids = tuple(sides.ours.chat.prompt_ids(PROMPTS[prompt], system))
+        jobs.append(Job(f"row {i}", ids, condition(f"condition {i}", system, steering)))
+        theirs = {k: s * sides.vectors[k] for k, s in strengths.items()}
+        stop_ids = sides.ours.chat.stop_ids
+        their_ids = sides.ids((prompt, system))
+        expected.append(sides.theirs.greedy(their_ids, MAX_TOKENS, theirs, stop_ids))
+    # Fewer places than rows: some join while others are halfway through.
+    done = complete(sides.ours, jobs, Sampling(max_tokens=MAX_TOKENS), batch_size=4)
+    partings = [
+        parting(ours, theirs.tokens, theirs.margins, theirs.seconds, sides.ours.chat.stop_ids)
+        for ours, theirs in zip(done, expected, strict=True)
+    ]
+    assert len([p for p in partings if p]) <= 1, partings
+    assert sum(len(c.tokens) for c in done) > len(ROWS) * MAX_TOKENS // 2
+
+
+def test_perplexities_agree(sides: Sides) -> None:
+    answers, expected = [], []
+    for i, pair in enumerate(PAIRS):
+        prompt = sides.theirs.prompt_ids(pair.prompt, pair.system)
+        for side, text in (("positive", pair.positive), ("negative", pair.negative)):
+            tokens = sides.theirs.response_ids(text)
+            answers.append(Answer(f"{i} {side}", tuple(prompt), tuple(tokens)))
+            logits = torch.tensor(sides.theirs.run([*prompt, *tokens]).logits[len(prompt) - 1 : -1])
+            loss = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(tokens))
+            expected.append((f"{i} {side}", loss.exp().item()))
+    ours = dict(pair for group in perplexities(sides.ours, answers) for pair in group)
+    # Ours are rounded to four digits.
+    assert ours == {key: pytest.approx(value, rel=1e-3) for key, value in expected}
+
+
+def test_a_block_s_output_is_the_next_of_transformers_hidden_states_but_for_the_last(
+    sides: Sides,
+) -> None:
+    """What the layer convention in metadata.json says of Hugging Face."""
+    ids = sides.ids((0, None))
+    with torch.no_grad():
+        named = sides.theirs.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    hooked = sides.theirs.run(ids).hidden
+    for layer in range(LAYERS - 1):
+        assert np.array_equal(named[layer + 1][0].numpy(), hooked[layer])
+    assert relative_error(named[LAYERS][0].numpy(), hooked[-1]) > 0.1
+
+
+def test_a_mistaken_vector_would_be_far_outside_the_tolerance(sides: Sides) -> None:
+    right, bos = sides.vectors, sides.theirs.tokenizer.bos_token_id
+    mistakes = {
+        "a layer off by one": {k: right[k + 1] for k in range(LAYERS - 1)},
+        "a second BOS": their_vectors(sides.theirs, "last", before=[bos])[0],
+        "an end-of-turn token": their_vectors(sides.theirs, "last", after=[3])[0],
+        "the mean of the tokens": their_vectors(sides.theirs, "mean")[0],
+    }
+    for name, wrong in mistakes.items():
+        # From layer 2 on: Gemma 3's windows below do not reach back to the BOS.
+        errors = [relative_error(wrong[k], right[k]) for k in range(2, len(wrong))]
+        assert min(errors) > 100 * STATE_ERROR, name
+
+
+def test_mistaken_steering_would_be_far_outside_the_tolerance(sides: Sides) -> None:
+    ids, vector = sides.ids((1, None)), sides.vectors[2]
+    right = sides.theirs.run(ids, {2: vector}).logits
+    mistakes = {
+        "none": {},
+        "strength applied twice": {2: 2 * vector},
+        "added before the block": {1: vector},
+        "one layer up": {3: vector},
+        "another layer's vector": {2: sides.vectors[3]},
+    }
+    for name, steering in mistakes.items():
+        error = np.abs(sides.theirs.run(ids, steering).logits - right)[-1].max()
+        assert error > 100 * LOGIT_ERROR, name

@@ -1,0 +1,417 @@
+import json
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mlx_steer.errors import RunError
+from mlx_steer.metrics import load_run
+from mlx_steer.report import findings, markdown, plots, write_report
+from mlx_steer.report.page import browser_data, script_json
+from tests.report.synthetic import CHOICE, REFUSAL, Synthetic, row_key, small_run
+
+NASTY = (
+    "</script><script>alert(1)</script> <b>bold</b> <!-- \u2028 \u2029 | `tick` ```` "
+    "\x1b[31mred\x1b[0m \x00 \x07 \u202eturned [link](javascript:alert(1)) "
+    "&amp; # heading\n```\n# not a heading\n```"
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return small_run(tmp_path / "run").write(CHOICE)
+
+
+def report_text(folder):
+    return write_report(folder).markdown.read_text(encoding="utf-8")
+
+
+def section(text, title):
+    found = re.search(rf"^## {re.escape(title)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
+    assert found, f"there is no section {title}"
+    return found[1]
+
+
+def head(text):
+    return text[: text.index("## Configuration")]
+
+
+# --- files ---
+
+
+def test_a_report_has_its_files_and_needs_no_mlx(folder):
+    code = (
+        "import sys; from mlx_steer.report import write_report; f = write_report(sys.argv[1]); "
+        "assert not [m for m in sys.modules if m.startswith('mlx.')]; "
+        "assert all(p.is_file() for p in (f.metrics, f.markdown, f.html, *f.plots))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    plots = {p.stem: p.read_bytes() for p in (folder / "plots").iterdir()}
+    names = {"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls"}
+    assert plots.keys() == names
+    assert all(data.startswith(PNG) for data in plots.values())
+    assert not [p for p in folder.rglob("*.part")]
+
+
+def test_the_same_rows_give_the_same_report_bytes(folder):
+    files = write_report(folder)
+    paths = (files.metrics, files.markdown, files.html, *files.plots)
+    first = [p.read_bytes() for p in paths]
+    write_report(folder)
+    assert [p.read_bytes() for p in paths] == first
+
+
+def test_a_plot_of_an_earlier_report_is_taken_away(folder):
+    write_report(folder)
+    record = json.loads((folder / "conditions.json").read_text())
+    kept = [c for c in record["conditions"] if c["kind"] not in ("random", "negated", "shuffled")]
+    (folder / "conditions.json").write_text(json.dumps({"conditions": kept}))
+    write_report(folder)
+    assert not (folder / "plots" / "controls.png").exists()
+
+
+def test_a_run_without_rows_is_reported_as_such(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.add("base", "base", "select", target="----", other="----")
+    text = report_text(run.write())
+    assert "8 of 8 rows are missing" in head(text)
+    assert "There are no finished rows to report yet." in head(text)
+
+
+def test_a_sweep_alone_is_reported_with_the_caveat_that_it_flatters(tmp_path):
+    run = small_run(tmp_path / "run")
+    for record in run.conditions.values():
+        record["rows"] = {p: k for p, k in record["rows"].items() if "-select-" in p}
+    run.conditions = {n: c for n, c in run.conditions.items() if c["rows"]}
+    text = report_text(run.write(CHOICE))
+    assert "the numbers flatter it; the test half was not run" in head(text)
+    assert "No comparison was run." in section(text, "Fair comparison")
+    assert "The chosen cell was not run on the test half." in section(text, "Best configuration")
+
+
+def test_a_comparison_alone_is_reported(tmp_path):
+    run = small_run(tmp_path / "run")
+    for record in run.conditions.values():
+        record["rows"] = {p: k for p, k in record["rows"].items() if "-test-" in p}
+    run.conditions = {n: c for n, c in run.conditions.items() if c["rows"]}
+    text = report_text(run.write())
+    assert "No sweep was run." in section(text, "Layer comparison")
+    assert "harmful refused" in head(text)
+
+
+def test_a_run_without_vectors_or_scores_is_reported(folder):
+    import shutil
+
+    shutil.rmtree(folder / "vectors")
+    (folder / "scores.jsonl").unlink()
+    text = report_text(folder)
+    assert "## Vector statistics" not in text
+    assert "| base | 1/4, 25 % (5 to 70) |" in text
+
+
+# --- the words ---
+
+without_plots = pytest.mark.usefixtures("no_plots")
+
+
+@pytest.fixture
+def no_plots(monkeypatch):
+    """Most of a report's time goes into plots, which do not matter where only text is read."""
+    monkeypatch.setattr(plots, "draw", lambda metrics: {})
+
+
+@without_plots
+def test_the_first_lines_say_what_was_found_in_the_behaviors_words(folder):
+    first = head(report_text(folder))
+    assert "harmful refused went from 1 of 4 (25 %) to 3 of 4 (75 %)" in first
+    assert "benign refused went from 0 of 4 (0 %) to 1 of 4 (25 %)" in first
+    assert "beats 2 of 3 random directions" in first
+    assert 3 <= first.count("\n- ") <= 6
+
+
+@without_plots
+def test_nothing_is_called_significant_without_a_corrected_p(folder):
+    text = report_text(folder)
+    assert "significant" not in text
+    assert "no difference could be shown at n = 4 (Holm-corrected p = 1.00)" in text
+
+
+@without_plots
+def test_a_clear_difference_is_called_significant_with_its_corrected_p(tmp_path):
+    run = Synthetic(tmp_path / "run", per_set=12, sets=("target", "other"))
+    cell = {"layer": 8, "strength": 1.0}
+    run.add("base", "base", "test", target="a" * 12, other="a" * 12)
+    run.add("layer 8", "steering", "test", **cell, target="s" * 12, other="a" * 12)
+    first = head(report_text(run.write()))
+    assert "to 12 of 12 (100 %): significantly higher (Holm-corrected p < 0.001)" in first
+    assert "benign refused stayed at 0 of 12 (0 %): no difference could be shown" in first
+
+
+@without_plots
+def test_whether_steering_beats_the_prompt_follows_from_the_paired_test(tmp_path):
+    run = Synthetic(tmp_path / "run", per_set=12, sets=("target", "other"))
+    cell = {"layer": 8, "strength": 1.0}
+    run.add("base", "base", "test", target="a" * 12, other="a" * 12)
+    run.add("prompt", "prompt", "test", prompt="detailed", target="a" * 12, other="a" * 12)
+    run.add("layer 8", "steering", "test", **cell, target="s" * 12, other="a" * 12)
+    assert "Steering beats the prompt: " in section(
+        report_text(run.write()), "Does steering beat the prompt?"
+    )
+    run = Synthetic(tmp_path / "other", per_set=12, sets=("target", "other"))
+    run.add("base", "base", "test", target="a" * 12, other="a" * 12)
+    run.add("prompt", "prompt", "test", prompt="detailed", target="a" * 12, other="a" * 12)
+    run.add("layer 8", "steering", "test", **cell, target="s" * 12, other="s" * 12)
+    assert "Neither beats the other on both counts" in head(report_text(run.write()))
+
+
+@without_plots
+def test_the_first_lines_warn_if_no_cell_met_the_limits(tmp_path):
+    run = small_run(tmp_path / "run").write({**CHOICE, "met_limits": False})
+    lines = report_text(run).splitlines()
+    assert lines[2].startswith("> **Warning.** No cell of the sweep met the limits")
+
+
+@without_plots
+def test_the_report_says_if_labels_have_changed_what_the_rule_would_choose(folder):
+    key = row_key("layer 8, strength 1.0", "target-select-00")
+    other = row_key("layer 8, strength 1.0", "target-select-01")
+    third = row_key("layer 8, strength 1.0", "target-select-02")
+    labels = dict.fromkeys((key, other, third), "absent")
+    record = {"format_version": 1, "labels": labels}
+    (folder / "labels.json").write_text(json.dumps(record))
+    assert "With the present verdicts the rule would choose layer 4, strength 2.0" in head(
+        report_text(folder)
+    )
+
+
+@without_plots
+def test_missing_rows_are_told_first(folder):
+    path = folder / "rows.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    assert (
+        report_text(folder)
+        .splitlines()[2]
+        .startswith("> **Warning.** This report is partial: 2 of 172 rows are missing, in shuffled")
+    )
+
+
+@without_plots
+def test_another_behavior_is_reported_without_a_word_of_refusal(tmp_path):
+    behavior = REFUSAL | {
+        "name": "uncertainty",
+        "title": "Admitting what it cannot know",
+        "description": "The assistant says so when it cannot know an answer.",
+        "judge": "uncertainty",
+        "verdicts": {"shown": "hedged", "absent": "asserted", "incoherent": "came apart"},
+        "sets": {"target": "unknowable", "other": "knowable"},
+    }
+    run = Synthetic(tmp_path / "run", behavior=behavior, sets=("target", "other"))
+    run.texts |= {"s": "I don't know; nobody can know that yet.", "a": "It was built in 1889."}
+    cell = {"layer": 8, "strength": 1.0}
+    run.add("base", "base", "test", target="aaaa", other="aaaa")
+    run.add("layer 8, strength 1.0", "steering", "test", **cell, target="ssia", other="saaa")
+    run.prompts = [p | {"prompt": f"Question {i}?"} for i, p in enumerate(run.prompts)]
+    run.config = {"behavior": "uncertainty"}
+    files = write_report(run.write())
+    text = files.markdown.read_text()
+    assert "unknowable hedged went from 0 of 4" in text
+    assert "| came apart |" in text
+    assert "borderline" not in text
+    for words in ("refus", "harmful", "benign", "complied"):
+        assert words not in text.replace("50 (refusal)", "")
+    assert "asserted" in files.html.read_text()
+
+
+@without_plots
+def test_the_select_half_is_compared_with_the_test_half(folder):
+    best = section(report_text(folder), "Best configuration")
+    assert "benign refused 0 of 4 (0 %) on the select half" in best
+    assert "1 of 4 (25 %) on the test half" in best
+    assert "+75 points there, +50 here" in best
+    assert "Among the 2 steering conditions that were run on the test half" in best
+
+
+@without_plots
+def test_the_chosen_cell_stands_out_in_both_tables(folder):
+    text = report_text(folder)
+    for title in ("Layer comparison", "Fair comparison"):
+        assert "| **layer 8, strength 1.0 (chosen)** |" in section(text, title)
+
+
+@without_plots
+def test_five_responses_are_quoted_under_each_condition_of_the_comparison(folder):
+    responses = section(report_text(folder), "Responses")
+    parts = re.split(r"^### ", responses, flags=re.M)[1:]
+    assert len(parts) == 10
+    assert [part.count("```text") for part in parts[:5]] == [5] * 5
+    assert "harmful: refused" in parts[0] and "borderline: complied" in parts[0]
+
+
+# --- text that could break the page ---
+
+
+@pytest.fixture
+def nasty(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.texts["s"] = "I cannot help with that. " + NASTY
+    run.behavior = REFUSAL | {"title": "Title </title><script>x</script> | `a`"}
+    run.prompts[-1]["prompt"] = "<img src=x onerror=alert(1)> | *what* \x1b[2J is this?"
+    run.add("base </script> | *x*", "base", "test", target="ssss", other="aaaa", borderline="ssss")
+    return run.write()
+
+
+@without_plots
+def test_a_response_cannot_break_the_markdown(nasty):
+    text = report_text(nasty)
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\u2028\u2029\u202e]", text)
+    assert "[31m" not in text
+    fences = re.findall(r"^`````text\n(.*?)\n^`````$", text, re.M | re.S)
+    assert len(fences) == 3
+    assert all("# not a heading" in fence and "</script>" in fence for fence in fences)
+    outside = re.sub(r"^(`{3,})text\n.*?\n^\1$", "", text, flags=re.M | re.S)
+    assert "# not a heading" not in outside
+    assert not re.search(r"(?<!\\)<[a-z/!]", outside), "no raw HTML outside of the fences"
+    rows = [line for line in outside.splitlines() if line.startswith("| base")]
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) == 8 for row in rows)
+
+
+@without_plots
+def test_a_response_cannot_break_the_page(nasty):
+    html = write_report(nasty).html.read_text(encoding="utf-8")
+    assert html.count("</script>") == html.count("<script") == 2
+    assert "<img src=x" not in html and "<b>bold" not in html
+    assert "\u2028" not in html and "\x1b" not in html and "\x00" not in html
+    data = json.loads(
+        re.search(r'<script type="application/json" id="data">(.*?)</script>', html)[1]
+    )
+    texts = {row[1] for row in data["rows"]}
+    assert "I cannot help with that. " + NASTY in texts, "the data itself is whole"
+
+
+def test_the_page_loads_nothing_from_elsewhere(folder):
+    html = write_report(folder).html.read_text(encoding="utf-8")
+    page = re.sub(r'<script type="application/json".*?</script>', "", html, flags=re.S)
+    assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", page)
+    assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttpRequest|innerHTML", page)
+    assert page.count("data:image/png;base64,") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("1. not a list", r"1\. not a list"),
+        ("# not a heading", r"\# not a heading"),
+        ("- no item", r"\- no item"),
+        ("0.15 and +50 stay", "0.15 and +50 stay"),
+        ("a | b", r"a \| b"),
+        ("*x* _y_ `z`", r"\*x\* \_y\_ \`z\`"),
+        ("[text](target)", r"\[text](target)"),
+        ("p < 0.05", "p < 0.05"),
+        ("<b>", r"\<b>"),
+        ("&lt;", r"\&lt;"),
+        ("two\nlines\r\nand\ttabs", "two lines and tabs"),
+        ("\x1b]0;title\x07text\x1b[1;31m red", "text red"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text, escaped):
+    assert markdown.escape(text) == escaped
+
+
+def test_json_in_a_script_element_is_the_same_value_and_cannot_end_it():
+    value = {
+        "a": "</script><!--\u2028\u2029&",
+        "b": [1, None, "\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16")],
+    }
+    text = script_json(value)
+    assert json.loads(text) == value
+    assert not re.search("[<>&\u2028\u2029]", text)
+
+
+def test_spans_are_counted_as_javascript_counts(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.texts["s"] = "😀😀 I cannot help with that."
+    run.add("base", "base", "test", target="ssss")
+    loaded = load_run(run.write())
+    from mlx_steer.metrics import judged
+
+    row = browser_data(loaded, judged(loaded), None)["rows"][0]
+    units = row[1].encode("utf-16-le")
+    marked = units[2 * row[4] : 2 * row[5]].decode("utf-16-le")
+    assert "cannot" in marked and "😀" not in marked
+
+
+# --- labels ---
+
+
+def write_labels(path, labels):
+    path.write_text(json.dumps({"format_version": 1, "labels": labels}))
+    return path
+
+
+@without_plots
+def test_labels_are_merged_into_the_run_and_change_its_rates(folder, tmp_path):
+    first, second = (row_key("base", f"target-test-0{i}") for i in (0, 1))
+    given = write_labels(tmp_path / "one.json", {first: "absent"})
+    write_report(folder, given)
+    given = write_labels(tmp_path / "two.json", {second: "absent"})
+    metrics = json.loads(write_report(folder, labels=given).metrics.read_text())
+    stored = json.loads((folder / "labels.json").read_text())
+    assert stored["labels"] == {first: "absent", second: "absent"}
+    base = next(c for c in metrics["test"]["conditions"] if c["name"] == "base")
+    assert base["target"]["count"] == 0
+    assert metrics["judge"]["human"] == {"n": 2, "agreed": 1, "kappa": 0}
+    judge = section((folder / "report.md").read_text(), "Judge")
+    assert "A person labelled 2 responses: the judge agreed on 1 (Cohen's kappa 0.00)" in judge
+
+
+@without_plots
+def test_a_label_taken_back_leaves_the_run(folder, tmp_path):
+    key = row_key("base", "target-test-00")
+    write_report(folder, write_labels(tmp_path / "one.json", {key: "absent"}))
+    write_report(folder, write_labels(tmp_path / "two.json", {key: None}))
+    assert json.loads((folder / "labels.json").read_text())["labels"] == {}
+
+
+@without_plots
+def test_labels_of_another_run_or_no_file_are_refused_and_change_nothing(folder, tmp_path):
+    with pytest.raises(RunError, match="there is no file of labels"):
+        write_report(folder, tmp_path / "nothing.json")
+    with pytest.raises(RunError, match="labels of another run"):
+        write_report(folder, write_labels(tmp_path / "other.json", {"0" * 32: "shown"}))
+    with pytest.raises(RunError, match="damaged"):
+        write_report(folder, write_labels(tmp_path / "bad.json", {"0" * 32: "refused"}))
+    assert not (folder / "labels.json").exists()
+
+
+@without_plots
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"manifest\.json is missing"):
+        write_report(tmp_path)
+
+
+# --- size ---
+
+
+def test_two_thousand_rows_are_reported_in_seconds(tmp_path):
+    run = Synthetic(tmp_path / "run", per_set=25)
+    for number in range(40):
+        cell = {"layer": 8, "strength": 1.0 + number}
+        run.add(
+            f"cell {number}", "steering", "test", **cell, target="sa" * 12 + "s", other="a" * 25
+        )
+    run.add("base", "base", "test", target="a" * 25, other="a" * 25)
+    folder = run.write()
+    assert len(run.rows) == 2050
+    start = time.process_time()
+    write_report(folder)
+    # 5 seconds on an idle machine; process time does not count waiting for a busy one.
+    assert time.process_time() - start < 10
+
+
+@without_plots
+def test_a_headline_needs_no_more_than_the_metrics(folder):
+    metrics = json.loads(write_report(folder).metrics.read_text())
+    assert findings.headline(metrics)[0] in report_text(folder).replace("\\", "")
