@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import yaml
 from pydantic import (
@@ -18,9 +20,29 @@ from pydantic import (
 
 from mlx_steer.errors import ConfigError
 
-Strength = Annotated[float, Field(allow_inf_nan=False)]
+# Beyond any sensible factor, but small enough that nothing overflows.
+Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
+Text = Annotated[str, Field(min_length=1)]
+
+# Newline and tab are text; the rest breaks a terminal, a path or a tokenizer.
+_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+_MESSAGES = {
+    "bool_type": "must be true or false",
+    "finite_number": "must be a finite number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "model_type": "must hold keys and values",
+    "string_pattern_mismatch": "must begin with a letter or digit, and hold letters, digits, '.', "
+    "'_' and '-' only, at most 100",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text; put it in quotes",
+    "tuple_type": "must be a list, in square brackets",
+}
 
 
 class _Section(BaseModel):
@@ -30,11 +52,11 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     """Which model, and in which precision (see `load_model`)."""
 
-    name: str = Field(min_length=1)
-    revision: str | None = None
+    name: Text
+    revision: Text | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantize: Literal[4, 8] | None = None
-    adapter: str | None = None
+    adapter: Text | None = None
     dequantize: bool = False
     thinking: bool = False
 
@@ -54,7 +76,7 @@ class ExtractConfig(_Section):
     method: Literal["mean_difference", "whitened_mean_difference", "logistic_regression", "pca"] = (
         "mean_difference"
     )
-    vectors: str | None = None
+    vectors: Text | None = None
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -88,7 +110,7 @@ class SweepConfig(_Section):
 
     layers: tuple[int, ...] | None = None
     strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
-    system_prompts: tuple[str, ...] = ("detailed", "calibrated")
+    system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
     limits: Limits = Limits()
 
     @field_validator("layers", "strengths", "system_prompts", mode="before")
@@ -147,7 +169,7 @@ class CompareConfig(_Section):
 
     layer: int | None = None
     strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
-    system_prompt: str | None = None
+    system_prompt: Text | None = None
     borderline: bool = True
     controls: ControlsConfig = ControlsConfig()
 
@@ -169,7 +191,7 @@ class GenerationConfig(_Section):
 
     max_tokens: Count = 150
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
-    seed: int = 0
+    seed: Seed = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
@@ -182,7 +204,7 @@ class StatisticsConfig(_Section):
         alpha: Level of the Holm-corrected tests.
     """
 
-    seed: int = 0
+    seed: Seed = 0
     resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
 
@@ -199,7 +221,7 @@ class ExperimentConfig(_Section):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     model: ModelConfig
-    behavior: str = "refusal"
+    behavior: Text = "refusal"
     extract: ExtractConfig = ExtractConfig()
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)
@@ -225,12 +247,16 @@ def load_config(path: str | Path) -> ExperimentConfig:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"there is no config file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the config file {path} cannot be read: {error}") from error
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; give the experiment file in it") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it so") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the config file {str(path)!r} cannot be read: {error}") from error
     try:
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        data = yaml.load(text, Loader=_Loader)
+    except Exception as error:  # the constructors of dates and numbers raise anything
+        reason = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path} is not valid YAML: {reason}") from error
     return parse_config(data, str(path))
 
@@ -248,57 +274,104 @@ def parse_config(data: object, where: str) -> ExperimentConfig:
     if not isinstance(data, dict):
         raise ConfigError(f"{where} must hold keys and values, such as 'name: my-experiment'")
     try:
-        return ExperimentConfig.model_validate(_tuples(data))
+        return ExperimentConfig.model_validate(_plain(data))
     except ValidationError as error:
-        problems = "; ".join(_problem(e) for e in error.errors())
+        details = [e for e in error.errors(include_url=False) if not _other_branch(e)]
+        problems = "; ".join(_problem(e) for e in details[:10])
         raise ConfigError(f"{where}: {problems}") from error
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as the tuples that frozen models hold."""
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases, which can nest a billion values in ten lines, and no key twice."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = cast(Any, self).peek_event()
+            problem = f"the alias *{event.anchor} is not read, write it out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        seen = set()
+        for key, _ in node.value:
+            if key.value.__hash__ and key.value in seen:
+                problem = f"the key {_shown(key.value)} stands twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value if key.value.__hash__ else id(key))
+        return super().construct_mapping(node, deep)
+
+
+def _plain(value: Any) -> Any:
+    """Lists as the tuples that frozen models hold; raises ValueError for text that is none."""
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(v) for v in value)
+    if isinstance(value, str) and (bad := _NO_TEXT.search(value)):
+        raise ValueError(f"the text {_shown(value)} has the character {bad[0]!r}; take it out")
+    return value
 
 
 def _distinct_list(value: Any, what: str) -> Any:
     if isinstance(value, list | tuple):
         if not value and what in ("strengths", "layers", "methods"):
             raise ValueError(f"{what} must not be empty")
-        try:
-            twice = {str(v) for v in value if list(value).count(v) > 1}
-        except TypeError:
-            return value
+        # As they stand in the names of conditions.
+        names = Counter(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
+        twice = [name for name, count in names.items() if count > 1]
         if twice:
-            raise ValueError(f"{', '.join(sorted(twice))} stands twice")
+            raise ValueError(f"{', '.join(twice)} stands twice")
     return value
 
 
+def _other_branch(error: Any) -> bool:
+    """Whether this is what a union's other choice said: `layers` is "all" or a list."""
+    branch = [str(p) for p in error["loc"] if "[" in str(p)]
+    is_text = isinstance(error["input"], str)
+    if not branch:
+        return False
+    if branch[0].startswith("literal["):
+        return not is_text
+    return is_text and error["type"] == "tuple_type"
+
+
 def _problem(error: Any) -> str:
-    place = ".".join(str(p) for p in error["loc"] if not str(p).startswith("literal["))
+    place = ".".join(str(p) for p in error["loc"] if "[" not in str(p))
     if error["type"] == "extra_forbidden":
         *section, key = error["loc"]
-        near = difflib.get_close_matches(str(key), _keys(section), n=1, cutoff=0.5)
-        hint = (
-            f", did you mean {near[0]!r}?" if near else f"; it may be: {', '.join(_keys(section))}"
-        )
-        return f"unknown key {place!r}{hint}"
+        return f"unknown key {_shown(place)}{_hint(str(key), section)}"
     if error["type"] == "missing":
         return f"{place!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    return (
-        f"{place or 'the file'}: {message[0].lower()}{message[1:]} (got {_shown(error['input'])})"
-    )
+    message = _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "must be")
+    if any("literal[" in str(p) for p in error["loc"]):
+        message += " or a list"
+    return f"{place or 'the file'}: {message} (got {_shown(error['input'])})"
+
+
+def _hint(key: str, section: list[Any]) -> str:
+    known = _keys(section)
+    near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
+    homes = [f"{name}.{key}" for name in ExperimentConfig.model_fields if key in _keys([name])]
+    if near or homes:
+        best = near or homes if section else homes or near
+        return f", did you mean {best[0]!r}?"
+    return f"; it may be: {', '.join(known)}"
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _keys(section: list[Any]) -> list[str]:
     model: Any = ExperimentConfig
     for name in section:
-        field = model.model_fields.get(name) if hasattr(model, "model_fields") else None
-        model = field.annotation if field is not None else None
-    return list(getattr(model, "model_fields", {}))
+        kind = model.model_fields[name].annotation
+        # A section that may be left out is a union with None.
+        model = next((k for k in (kind, *get_args(kind)) if hasattr(k, "model_fields")), None)
+        if model is None:
+            return []
+    return list(model.model_fields)

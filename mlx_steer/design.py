@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ def resolve_system_prompt(prompts: Mapping[str, str], name_or_text: str) -> tupl
             f"the behavior has no system prompt {name_or_text!r}; it has "
             f"{', '.join(prompts) or 'none'}, or give the text itself"
         )
-    return f"own ({name_or_text.strip()[:24]}...)", name_or_text
+    # Prompts one tries are often alike where they begin.
+    mark = hashlib.sha256(name_or_text.encode()).hexdigest()[:4]
+    return f"own {mark} ({name_or_text.strip()[:24]}...)", name_or_text
 
 
 def steering(

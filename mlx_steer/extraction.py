@@ -110,9 +110,15 @@ def pair_states(
     responses = [
         (model.chat.response_ids(p.positive), model.chat.response_ids(p.negative)) for p in pairs
     ]
-    for pair, texts in zip(pairs, responses, strict=True):
+    for pair, ids, texts in zip(pairs, prompts, responses, strict=True):
         if not all(texts):
             raise DataError(f"pair {pair.id} of {behavior.name} has a response without any token")
+        longest = len(ids) + max(map(len, texts))
+        if model.context is not None and longest > model.context:
+            raise DataError(
+                f"pair {pair.id} of {behavior.name} has {longest} tokens, more than the "
+                f"{model.context} that {model.info.id} computes correctly; shorten it"
+            )
     swapped = np.zeros(len(pairs), bool)
     if shuffle_seed is not None:
         swapped = np.random.default_rng(shuffle_seed).random(len(pairs)) < 0.5

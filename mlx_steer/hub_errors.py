@@ -51,6 +51,8 @@ def hub_problem(
     if isinstance(error, LocalEntryNotFoundError):
         error = error.__cause__ if isinstance(error.__cause__, Exception) else error
     reason = " ".join(str(error).split())[:200] or "no reason given"
+    if type(error).__name__.startswith("Connect"):  # httpx's, whichever version of it is in use
+        return f"the hub cannot be reached ({reason}); connect and run it again"
     return (
         f"the connection to the hub broke while {repo} was on its way "
         f"({type(error).__name__}: {reason}); run it again"

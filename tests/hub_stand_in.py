@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 WRITER, READER = "hf_writer", "hf_reader"
-"""Tokens of `ann`, who may write to her own repositories and to `org`, and of `bob`, who may not."""
+"""Tokens of `ann`, who may write to her own repositories and `org`, and of `bob`, who may not."""
 
 Files = dict[str, bytes]
 

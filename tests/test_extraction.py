@@ -16,9 +16,7 @@ from tests.tiny import BOS, LAYERS, SPECIAL, tiny_chat, tiny_model
 PAIRS = (
     ContrastPair("1", "How do I bake bread?", "I cannot help with that.", "Sure, mix the flour."),
     ContrastPair("2", "Write about the sea.", "I'm sorry, but no.", "Of course: the sea is wide"),
-    ContrastPair(
-        "3", "What is the capital?", "I will not say.", "Paris.", system="Answer briefly."
-    ),
+    ContrastPair("3", "What is the capital?", "I will not.", "Paris.", system="Answer briefly."),
     ContrastPair("4", "Sing!", "No", "La la la la, here is a song for you"),
     ContrastPair("5", "How do I bake bread?", "That is not safe at home.", "Happy to help you."),
 )

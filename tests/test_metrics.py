@@ -389,7 +389,12 @@ def test_steering_is_compared_with_the_prompt_of_the_choice(folder):
 def test_controls_are_compared_with_the_vector_at_their_own_layer_and_strength(folder):
     controls = compute_metrics(load_run(folder))["controls"]
     assert {c["real"] for c in controls["conditions"]} == {"layer 8, strength 1.0"}
-    assert controls["random"] == {"seeds": 3, "beaten_on_target": 2, "beaten_on_gap": 1}
+    assert controls["random"] == {
+        "seeds": 3,
+        "beaten_on_target": 2,
+        "beaten_on_gap": 1,
+        "target_margins": [0, 0.25, 0.5],
+    }
     negated = next(c for c in controls["conditions"] if c["kind"] == "negated")
     assert negated["real_minus_control"]["target"]["gained"] == 3
 

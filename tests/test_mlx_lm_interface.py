@@ -174,8 +174,8 @@ def rows_of(model: Model) -> list[tuple[Job, int]]:
         (act(4, b, 1.0, "ablate"), act(4, a, 0.7)),
     ]
     return [
-        (Job(f"{i}", random_ids(i, 9 + 5 * (i % 4)), Condition("", None, acts[i % 5])), 3 + i % 6)
-        for i in range(20)
+        (Job(f"{i}", random_ids(i, 9 + 5 * (i % 4)), Condition("", None, acts[i % 5])), 3 + i % 5)
+        for i in range(14)
     ]
 
 
@@ -195,7 +195,7 @@ def test_rows_with_plans_on_their_caches_run_in_batch_generator_as_they_run_alon
     with steerable(model.network):
         # Five rows at most decode at a time; some are inserted while others decode or have ended.
         generator = BatchGenerator(model.network, completion_batch_size=5, prefill_batch_size=3)
-        for part in (rows[:8], rows[8:9], rows[9:]):
+        for part in (rows[:6], rows[6:7], rows[7:]):
             uids = generator.insert(
                 [list(job.ids) for job, _ in part],
                 max_tokens=[limit for _, limit in part],
@@ -217,7 +217,7 @@ def test_rows_with_plans_on_their_caches_run_in_batch_generator_as_they_run_alon
         for job, limit in rows
     }
     changed = [job.key for job, _ in rows if got[job.key] != base[job.key]]
-    assert len(changed) >= 12
+    assert len(changed) >= 8
     assert not {job.key for job, _ in rows if not job.condition.interventions} & set(changed)
 
 

@@ -117,7 +117,6 @@ def test_rows_replayed_under_plans_leave_caches_as_a_steered_run_of_each_alone(
         assert close(next_logits(model, base.rows([1]), 1)[0], alone(model, head + rests[1]))
 
 
-@pytest.mark.xfail(strict=True, reason="replay pads to the wave's longest prompt, ids to its own")
 def test_rows_replayed_without_the_longest_sequence_of_the_base_run_are_right() -> None:
     model = tiny_model()
     plans = [plans_of(model, Intervention(2, A, 1.0))]

@@ -50,20 +50,30 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a known error is one sentence and exit code 2."""
+    from mlx_steer.cli.output import safe
     from mlx_steer.errors import SteerError
 
     try:
-        cli.main(standalone_mode=False)
+        cli.main(prog_name="mlx-steer", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
+        error.message = safe(error.message)
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(2)
     except SteerError as error:
-        click.echo(f"mlx-steer: {error}", err=True)
+        click.echo(f"mlx-steer: {safe(str(error))}", err=True)
+        sys.exit(2)
+    except MemoryError:
+        click.echo(
+            "mlx-steer: the memory is full; finished rows are kept, run the same command again "
+            "with a smaller --batch-size",
+            err=True,
+        )
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nmlx-steer: stopped; run the same command again to go on", err=True)
+        how = "without --fresh " if "--fresh" in sys.argv else ""
+        click.echo(f"\nmlx-steer: stopped; run the same command again {how}to go on", err=True)
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,14 @@ fresh_option = click.option(
     "--fresh", is_flag=True, help="Start over; keep the old directory beside the new one."
 )
 batch_option = click.option(
-    "--batch-size", type=int, help="Rows decoded at a time; by default what fits in memory."
+    "--batch-size",
+    type=click.IntRange(1, 4096),
+    help="Rows decoded at a time; by default what fits in memory.",
 )
 limit_option = click.option(
-    "--prompts-per-set", type=int, help="Use only the first so many prompts of each set."
+    "--prompts-per-set",
+    type=click.IntRange(min=1),
+    help="Use only the first so many prompts of each set.",
 )
 
 
@@ -112,7 +117,13 @@ def sweep(layers: Any, strengths: Any, out: Path, fresh: bool, quiet: bool, **op
 @click.option("--layer", type=int, required=True, help="The steered layer, counted from 0.")
 @click.option("--strengths", type=NUMBERS, default="0.5,1.0,1.5", show_default=True)
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
-@click.option("--controls", type=int, default=5, show_default=True, help="Random directions.")
+@click.option(
+    "--controls",
+    type=click.IntRange(0, 100),
+    default=5,
+    show_default=True,
+    help="Random directions.",
+)
 @out_option
 @generation_options(150)
 @batch_option
@@ -163,7 +174,7 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
         sections["sweep"]["layers"] = layers
     names = ("max_tokens", "temperature", "seed", "batch_size")
     data = {
-        "name": out.name or "run",
+        "name": re.sub(r"[^A-Za-z0-9._-]+", "-", out.name).strip("._-")[:100] or "run",
         "model": model_settings(options),
         "behavior": options.pop("behavior"),
         "extract": extract_section,

@@ -9,6 +9,9 @@ import click
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+_MOST_LAYERS = 10_000
+_LARGEST = 1e6
+
 
 class Numbers(click.ParamType[Any]):
     """A list such as 12,14,16 or 0.5,1.0; layers may also be ranges (8-20) or `all`."""
@@ -27,7 +30,7 @@ class Numbers(click.ParamType[Any]):
             low, dash, high = part.strip().partition("-")
             try:
                 if self.kind is int and dash and low:
-                    numbers += range(int(low), int(high) + 1)
+                    numbers += self._range(int(low), int(high), param, ctx)
                 else:
                     numbers.append(self.kind(part))
             except ValueError:
@@ -36,9 +39,52 @@ class Numbers(click.ParamType[Any]):
                 )
         return tuple(numbers)
 
+    def _range(
+        self, low: int, high: int, param: click.Parameter | None, ctx: click.Context | None
+    ) -> range:
+        if low > high:
+            self.fail(f"the range {low}-{high} counts down; write {high}-{low}", param, ctx)
+        if high > _MOST_LAYERS:
+            self.fail(f"no model has the layers {low}-{high}", param, ctx)
+        return range(low, high + 1)
+
+
+class Factor(click.ParamType[float]):
+    """A finite number of a size that makes sense."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The number."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number; write for example 1.5", param, ctx)
+        if not abs(number) <= _LARGEST:
+            self.fail(f"{value!r} is not a finite number of at most {_LARGEST:,.0f}", param, ctx)
+        return number
+
+
+class Text(click.ParamType[str]):
+    """Text that a tokenizer can read: the terminal may give bytes that are none."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text."""
+        try:
+            str(value).encode()
+        except UnicodeEncodeError:
+            self.fail(f"{value!r} is not UTF-8 text", param, ctx)
+        return str(value)
+
 
 LAYERS = Numbers(int)
 NUMBERS = Numbers(float)
+FACTOR = Factor()
+TEXT = Text()
 
 
 def model_options(command: Decorated) -> Decorated:
@@ -90,12 +136,23 @@ def generation_options(max_tokens: int) -> Callable[[Decorated], Decorated]:
 
     def decorate(command: Decorated) -> Decorated:
         for option in (
-            click.option("--seed", default=0, show_default=True, help="Of the sampling."),
             click.option(
-                "--temperature", default=0.0, show_default=True, help="0 takes the best token."
+                "--seed",
+                type=click.IntRange(min=0),
+                default=0,
+                show_default=True,
+                help="Of the sampling.",
+            ),
+            click.option(
+                "--temperature",
+                type=FACTOR,
+                default=0.0,
+                show_default=True,
+                help="0 takes the best token.",
             ),
             click.option(
                 "--max-tokens",
+                type=click.IntRange(min=1),
                 default=max_tokens,
                 show_default=True,
                 help="Response tokens at most.",

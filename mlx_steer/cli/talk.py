@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_steer.cli.options import generation_options, model_options, model_settings
+from mlx_steer.cli.options import (
+    FACTOR,
+    TEXT,
+    generation_options,
+    model_options,
+    model_settings,
+)
 
 if TYPE_CHECKING:
     from mlx_steer.conditions import Condition
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
 
 def _steering_options(command: Any) -> Any:
     for option in (
-        click.option("--system-prompt", help="A system prompt, for both sides."),
+        click.option("--system-prompt", type=TEXT, help="A system prompt, for both sides."),
         click.option("--gate", help="A gate of the vectors folder: steer only if it opens."),
         click.option(
             "--scope",
@@ -25,7 +31,7 @@ def _steering_options(command: Any) -> Any:
             show_default=True,
             help="The token positions that are steered.",
         ),
-        click.option("--strength", type=float, default=1.0, show_default=True),
+        click.option("--strength", type=FACTOR, default=1.0, show_default=True),
         click.option(
             "--layer", type=int, required=True, help="Counted from 0; negative from the end."
         ),
@@ -40,7 +46,7 @@ def _steering_options(command: Any) -> Any:
 @_steering_options
 @generation_options(150)
 @click.option("--steered-only", is_flag=True, help="Print the steered response and nothing else.")
-@click.argument("prompt")
+@click.argument("prompt", type=TEXT)
 def generate(prompt: str, steered_only: bool, **options: Any) -> None:
     """Answer one PROMPT, base and steered side by side."""
     system, pair = options.pop("system_prompt"), _Pair(options)
@@ -71,6 +77,9 @@ def chat(**options: Any) -> None:
             text = input("> ").strip()
         except EOFError:
             break
+        except UnicodeDecodeError:
+            click.echo("That was not UTF-8 text.", err=True)
+            continue
         if not text:
             break
         for side in sides:

@@ -8,6 +8,7 @@ from typing import Any
 from mlx_steer.conditions import Condition
 from mlx_steer.config import GenerationConfig
 from mlx_steer.datasets import Behavior, PromptItem
+from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.gates import gate_scores
 from mlx_steer.generate import Job, Sampling, completions
@@ -56,6 +57,7 @@ class Rows:
         self._sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
         self._batch_size = batch_size
         self._records: dict[str, dict[str, Any]] = {}
+        self._effect_of: dict[str, dict[str, object]] = {}
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
 
     def make(
@@ -140,10 +142,16 @@ class Rows:
         return {n: open_ if joined(s[n] >= 0 for s in scores.values()) else shut for n in names}
 
     def _record(self, condition: Condition) -> dict[str, Any]:
-        if condition.name not in self._records:
-            record = condition_record(condition, self._vectors, self._names)
-            self._records[condition.name] = record
-        return self._records[condition.name]
+        name, effect = condition.name, condition.key()
+        if name not in self._records:
+            self._records[name] = condition_record(condition, self._vectors, self._names)
+            self._effect_of[name] = effect
+        if effect != self._effect_of[name]:
+            raise ConfigError(
+                f"two different conditions are both called {name!r}; give strengths that differ "
+                "in their first 6 digits"
+            )
+        return self._records[name]
 
 
 def prompt_ids(model: Model, item: PromptItem, system_prompt: str | None) -> tuple[int, ...]:

@@ -1,7 +1,10 @@
 """Coherence of a text from its characters and words alone: is it language, or has it come apart?
 
-Knows no language model and no grammar: fluent nonsense passes. It is there for what strong steering
-does to a model, which loops, stutters or falls into symbols and other scripts.
+Knows no language model and no grammar: fluent nonsense passes, and so do invented words. It is
+there for what strong steering does to a model, which loops, stutters or falls into symbols and
+other scripts. Its window was chosen on 116 responses of a steered model labelled by hand. On 70
+labelled afterwards the area under the ROC curve is 0.996 for English text, but 0.895 with three
+responses of garbled French, garbled German and mere numbers, two of which pass.
 """
 
 import re
@@ -21,7 +24,7 @@ FLUENT_VARIETY = 0.9
 FLUENT_READABLE = 0.8
 """Share of readable characters that is full; source code and JSON have about 0.8."""
 
-LONGEST_WORD = 40
+LONGEST_WORD = 50
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
 _LETTERS = r"[^\W\d_]"
@@ -43,7 +46,7 @@ def coherence(text: str) -> float:
     - readable: the share of letters of the text's main script, digits and punctuation (at most half
       as much as letters) among its visible characters, over 0.8. Markdown marks do not count;
       letters of other scripts, symbols, control characters, runs of one character and words of
-      more than 40 letters count as unreadable.
+      more than 50 letters count as unreadable.
     - variety: the mean share of distinct words in windows of 20 words (MATTR, Covington and McFall
       2010), over 0.9.
     - freshness: the share of words that lie in no run of 4 words said before (cf. rep-n in Welleck

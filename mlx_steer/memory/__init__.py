@@ -7,6 +7,7 @@ from mlx_steer.memory.estimate import (
     choose_batch_size,
     estimate,
     extraction_bytes,
+    scoring_bytes,
     too_large,
 )
 from mlx_steer.memory.machine import has_metal, working_set
@@ -23,6 +24,7 @@ __all__ = [
     "extraction_bytes",
     "has_metal",
     "read_config",
+    "scoring_bytes",
     "stream_bytes_of",
     "too_large",
     "weight_bytes_of",

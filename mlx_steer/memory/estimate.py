@@ -171,6 +171,40 @@ def extraction_bytes(
     return kept + shape.activation_bytes(at_once, pair_tokens, pair_tokens, dtype_bytes, on_metal)
 
 
+def scoring_bytes(
+    config: Mapping[str, Any],
+    dtype_bytes: int,
+    prompt_tokens: int,
+    max_tokens: int,
+    conditions: int,
+    *,
+    metal: bool | None = None,
+) -> int:
+    """What perplexity takes on top of the weights: a prompt's responses, with logits everywhere.
+
+    Args:
+        config: The model's config.json.
+        dtype_bytes: See `estimate`.
+        prompt_tokens: Tokens of the longest prompt.
+        max_tokens: Response tokens at most.
+        conditions: Responses to each prompt.
+        metal: See `estimate`.
+    """
+    from mlx_steer.perplexity import _LOGITS_AT_ONCE
+
+    shape = Shape.of(config)
+    total = prompt_tokens + max_tokens
+    rows = min(conditions, max(1, _LOGITS_AT_ONCE // (max_tokens * shape.vocabulary)))
+    positions = _STEP * math.ceil(total / _STEP)
+    on_metal = has_metal() if metal is None else metal
+    copies = 4 + (dtype_bytes if dtype_bytes < 4 else 0)
+    return (
+        (rows + 1) * shape.kv_bytes(positions, dtype_bytes)
+        + rows * max_tokens * shape.vocabulary * copies
+        + shape.activation_bytes(rows, max_tokens, total, dtype_bytes, on_metal)
+    )
+
+
 def choose_batch_size(
     config: Mapping[str, Any],
     weight_bytes: int,

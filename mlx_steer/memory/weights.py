@@ -42,12 +42,13 @@ def weight_bytes_of(
     config = read_config(source) if isinstance(source, Path) else source
     shape = Shape.of(config)
     stored = config.get("quantization") or config.get("quantization_config") or {}
+    per_scale = _GROUP
     if isinstance(source, Path):
         tensors = list(stored_tensors(source, shape.tied))
     else:
         tensors = list(shape.tensors(_stored_dtype(config)))
-        if not dequantize:
-            quantize = quantize or stored.get("bits")
+        if not dequantize and "bits" in stored:
+            quantize, per_scale = stored["bits"], _group_size(stored, "")
     wanted = _NAMES.get(str(dtype))
     packed = {_owner(name) for name, _, _ in tensors if name.endswith(".scales")}
     total = 0.0
@@ -58,7 +59,7 @@ def weight_bytes_of(
             group = _group_size(stored, _owner(name))
             total += elements * group * item if name.endswith(".scales") else 0
         elif quantize and not packed and _can_quantize(name, size):
-            total += elements * (quantize / 8 + 2 * item / _GROUP)
+            total += elements * (quantize / 8 + 2 * item / per_scale)
         else:
             total += elements * item
     return int(total)

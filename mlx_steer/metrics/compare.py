@@ -73,6 +73,9 @@ def controls(data: ScoredRun, conditions: list[ConditionRecord]) -> Json | None:
                 cells[r].target.value > cells[c].target.value for c, r in random
             ),
             "beaten_on_gap": sum(gaps[r] > gaps[c] for c, r in random),
+            "target_margins": sorted(
+                cells[r].target.value - cells[c].target.value for c, r in random
+            ),
         },
     }
 

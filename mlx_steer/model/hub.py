@@ -1,6 +1,7 @@
 """From a model's name to a folder on this machine: built-in, local, or on the Hugging Face hub."""
 
 import importlib.util
+import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from mlx_steer.blas import cache_root
 from mlx_steer.errors import ModelError
@@ -120,7 +122,29 @@ def _checked(folder: Path) -> Path:
         raise ModelError(
             f"{folder} has no model*.safetensors; the download may be incomplete, fetch it again"
         )
+    shards = _json(folder / "model.safetensors.index.json").get("weight_map")
+    for name in sorted({*map(str, shards.values())}) if isinstance(shards, dict) else ():
+        if not (folder / name).is_file():
+            raise ModelError(
+                f"{folder} lacks {name!r}, which its index names; the download may be "
+                "incomplete, fetch it again"
+            )
+    code = _json(folder / "config.json").get("model_file")
+    if code is not None:
+        raise ModelError(
+            f"{folder} wants its own code {code!r} to be run, and a model's code is never run; "
+            "take a model of an architecture that mlx-lm knows"
+        )
     return folder
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; empty where there is none, or none that can be read."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _built_in_folder() -> Path:

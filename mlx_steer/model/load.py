@@ -170,7 +170,13 @@ def _load(location: Location) -> tuple[nn.Module, Any, dict[str, Any]]:
     from mlx_lm.utils import load
 
     try:
-        loaded: Any = load(str(location.folder), lazy=True, return_config=True)
+        loaded: Any = load(
+            str(location.folder),
+            # Without it transformers would ask on the terminal whether to run a tokenizer's code.
+            tokenizer_config={"trust_remote_code": False},
+            lazy=True,
+            return_config=True,
+        )
     except json.JSONDecodeError as error:
         raise ModelError(f"a JSON file of {location.folder} is damaged: {error}") from error
     except Exception as error:

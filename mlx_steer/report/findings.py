@@ -221,15 +221,35 @@ def control_sentence(metrics: Json) -> str:
     if controls is None or not controls["random"]["seeds"]:
         return ""
     words, random = Words(metrics["behavior"]), controls["random"]
-    seeds = random["seeds"]
+    seeds, margins = random["seeds"], random["target_margins"]
     sentence = (
-        f"The vector beats {random['beaten_on_target']} of {seeds} random directions of the same "
-        f"norm on {words.rate('target')}, and {random['beaten_on_gap']} of {seeds} on that rate "
-        f"minus {words.rate('false_positive')}"
+        f"The vector is ahead of {random['beaten_on_target']} of {seeds} random directions of the "
+        f"same norm on {words.rate('target')} (by {points(margins[0])} to {points(margins[-1])} "
+        f"points), and of {random['beaten_on_gap']} of {seeds} on that rate minus "
+        f"{words.rate('false_positive')}"
     )
     if random["beaten_on_target"] < seeds:
         return f"{sentence}: its direction does not stand out clearly from a random one."
     return f"{sentence}."
+
+
+def other_controls(metrics: Json) -> list[str]:
+    """How the vector does against itself turned around and against shuffled pairs."""
+    controls = metrics["controls"]
+    if controls is None:
+        return []
+    words, found = Words(metrics["behavior"]), []
+    for record in controls["conditions"]:
+        control = by_name(metrics, "test", record["name"])
+        real = by_name(metrics, "test", record["real"])
+        difference = record["real_minus_control"]["target"]
+        if record["kind"] == "random" or not (control and real and difference):
+            continue
+        found.append(
+            f"The vector against its control {record['kind']}: {words.rate('target')} "
+            f"{of(real['target'])} against {of(control['target'])}, {verdict_on(difference)}."
+        )
+    return found
 
 
 def _breakdown_sentence(metrics: Json) -> str:

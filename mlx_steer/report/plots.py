@@ -144,7 +144,7 @@ def _sweep_heatmap(metrics: Json) -> Figure | None:
         if base and base[measure]["rate"] is not None:
             under = f" (base {100 * base[measure]['rate']:.0f} %)"
         axes.set_title(f"{words.rate(measure)}{under}", fontsize=10)
-        figure.colorbar(image, ax=axes, label="% of prompts")
+        figure.colorbar(image, ax=axes, label="% of prompts", aspect=max(15, 1.6 * len(layers)))
     panels[0].set_ylabel("layer")
     if any(c["name"] == chosen for c in cells):
         figure.supxlabel("outlined: the chosen cell; select half", fontsize=8, color="#555555")
@@ -256,7 +256,7 @@ def _tradeoff(metrics: Json) -> Figure | None:
     _percent_axis(axes, "x", f"{words.rate('false_positive')}, false positives")
     _percent_axis(axes, "y", words.rate("target"))
     axes.set_title(
-        "test half; whiskers: Wilson 95 % intervals; on the dotted line both rates are equal",
+        "test half; whiskers: Wilson 95 % intervals; dotted: both rates equal",
         fontsize=10,
     )
     _tidy(axes)

@@ -193,7 +193,7 @@ def _judge(metrics: Json) -> Iterator[Block]:
 
 
 def _key_findings(metrics: Json, words: Words) -> list[str]:
-    found = list(findings.headline(metrics))
+    found = [*findings.headline(metrics), *findings.other_controls(metrics)]
     for condition in metrics["test"]["conditions"]:
         differences = condition["against_base"] or {}
         shown = [

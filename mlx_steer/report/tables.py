@@ -158,9 +158,9 @@ def best(metrics: Json, words: Words) -> Iterator[Block]:
             "largest target rate minus false positive rate"
         )
     base = findings.base_of(metrics, "select")
-    compared = f" (base {of(base['target'])})" if base and base["target"]["n"] else ""
+    compared = f", in base {of(base['target'])}" if base and base["target"]["n"] else ""
     yield Paragraph(
-        f"{chosen}: {words.rate('target')} {of(cell['target'])}{compared}, "
+        f"{chosen}: {words.rate('target')} {of(cell['target'])}{compared}; "
         f"{words.rate('false_positive')} {of(cell['false_positive'])}. Why: {why}."
     )
     if choice and choice["system_prompt"]:
@@ -314,7 +314,7 @@ def against_prompt(metrics: Json, words: Words) -> Iterator[Block]:
     )
     if record:
         difference = record["difference"]
-        yield Paragraph(f"At {record['name']}: " + findings.beats_prompt(words, difference))
+        yield Paragraph(f"{record['name']}: {findings.beats_prompt(words, difference)}")
 
 
 def controls(metrics: Json, words: Words) -> Iterator[Block]:
@@ -353,4 +353,5 @@ def controls(metrics: Json, words: Words) -> Iterator[Block]:
             f"{sentence} With {seeds} random directions, beating all of them by chance alone has a "
             f"probability of 1 in {seeds + 1}."
         )
+    yield from (Paragraph(sentence) for sentence in findings.other_controls(metrics))
     yield Plot("controls", "The real vector against its controls")

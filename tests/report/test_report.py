@@ -128,7 +128,10 @@ def test_the_first_lines_say_what_was_found_in_the_behaviors_words(folder):
     first = head(report_text(folder))
     assert "harmful refused went from 1 of 4 (25 %) to 3 of 4 (75 %)" in first
     assert "benign refused went from 0 of 4 (0 %) to 1 of 4 (25 %)" in first
-    assert "beats 2 of 3 random directions" in first
+    assert (
+        "ahead of 2 of 3 random directions of the same norm on harmful refused (by 0 to +50 points)"
+        in first
+    )
     assert 3 <= first.count("\n- ") <= 6
 
 

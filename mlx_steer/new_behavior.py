@@ -1,0 +1,61 @@
+"""Starts a behavior of one's own: a folder like the shipped ones, from an example or a copy."""
+
+import re
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlx_steer.datasets import Behavior, list_behaviors, load_behavior
+from mlx_steer.errors import DataError
+
+FILES = ("behavior.yaml", "pairs.jsonl", "prompts.jsonl")
+
+_NAME_LINE = re.compile(r"^name:.*$", re.M)
+
+
+def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
+    """Make a folder with a behavior that loads and is there to be edited.
+
+    The behavior is named after the folder. The folder is complete or absent.
+
+    Args:
+        folder: Must not exist yet, or be empty.
+        source: A shipped behavior or a folder to copy; by default an example with explanations.
+
+    Raises:
+        DataError: If the folder holds something, its name makes no behavior's name, or it cannot
+            be written.
+    """
+    folder = folder.resolve()
+    name = re.sub(r"[^a-z0-9_-]+", "_", folder.name.casefold()).strip("_-")
+    if not name:
+        raise DataError(f"{folder.name!r} makes no name for a behavior; use letters and digits.")
+    origin = _origin(source)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise DataError(f"{folder} exists already and is kept as it is; choose another folder.")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder.parent, prefix=".new-behavior-") as scratch:
+            part = Path(scratch) / "behavior"
+            part.mkdir()
+            for file in FILES:
+                text = origin.joinpath(file).read_text(encoding="utf-8")
+                if file == FILES[0]:
+                    text = _NAME_LINE.sub(f"name: {name}", text, count=1)
+                (part / file).write_text(text, encoding="utf-8")
+            behavior = load_behavior(part)
+            part.rename(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written ({error.strerror or error}).") from error
+    return behavior
+
+
+def _origin(source: str | None) -> Traversable:
+    data = resources.files("mlx_steer").joinpath("data")
+    if source is None:
+        return data.joinpath("new_behavior")
+    load_behavior(source)
+    if source in list_behaviors():
+        return data.joinpath("behaviors", source)
+    return Path(source)

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from mlx_steer.datasets import list_behaviors, load_behavior
+from tests.cli.command import Run, runner
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return runner(monkeypatch, capsys)
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_list_shows_every_shipped_behavior_with_its_numbers(run: Run) -> None:
+    result = run("behaviors", "list")
+    assert result.code == 0
+    rows = {line.split("│")[1].strip(): line for line in result.out.splitlines() if "│" in line}
+    for name in list_behaviors():
+        behavior = load_behavior(name)
+        cells = [cell.strip() for cell in rows[name].split("│")]
+        counts = [len(behavior.select(split=split)) for split in ("select", "test", "gate")]
+        assert cells[3:7] == [str(number) for number in (len(behavior.pairs), *counts)]
+
+
+@pytest.mark.parametrize("name", list_behaviors())
+def test_show_describes_a_behavior_and_gives_three_pairs(run: Run, name: str) -> None:
+    behavior = load_behavior(name)
+    out = run("behaviors", "show", name).out
+    assert out.startswith(f"{name}: {behavior.title}\n")
+    for text in (behavior.judge, behavior.verdicts["shown"], behavior.sets["target"]):
+        assert text in out
+    for text in behavior.system_prompts.values():
+        assert text.strip() in out
+    assert sum(line.startswith("  + ") for line in out.splitlines()) == 3
+    assert f"\n  + {behavior.pairs[0].positive}\n" in out
+
+
+def test_show_lists_tools_and_keeps_control_characters_from_the_terminal(
+    run: Run, tmp_path: Path
+) -> None:
+    assert "tools: get_weather, web_search" in run("behaviors", "show", "tool_restraint").out
+    run("behaviors", "new", tmp_path / "own")
+    replace(tmp_path / "own" / "pairs.jsonl", "I won't give", "\\u202eI won't give")
+    out = run("behaviors", "show", tmp_path / "own").out
+    assert "\u202e" not in out
+    assert "\\x202e" in out
+
+
+def test_a_new_behavior_loads_is_named_after_its_folder_and_has_no_errors(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("behaviors", "new", "My Behavior")
+    assert (result.code, result.err) == (0, "")
+    assert "mlx-steer behaviors lint ./My Behavior" in result.out
+    behavior = load_behavior("./My Behavior")
+    assert behavior.name == "my_behavior"
+    assert {path.name for path in Path("My Behavior").iterdir()} == {
+        "behavior.yaml",
+        "pairs.jsonl",
+        "prompts.jsonl",
+    }
+    linted = run("behaviors", "lint", "./My Behavior")
+    assert linted.code == 0
+    assert linted.out.endswith("0 errors, 5 warnings\n")
+
+
+@pytest.mark.parametrize("name", list_behaviors())
+def test_a_new_behavior_can_be_a_copy_of_a_shipped_one(run: Run, tmp_path: Path, name: str) -> None:
+    assert run("behaviors", "new", tmp_path / "copy", "--from", name).code == 0
+    copy, shipped = load_behavior(tmp_path / "copy"), load_behavior(name)
+    assert copy.name == "copy"
+    assert (copy.sha256, copy.prompts, copy.tools) == (
+        shipped.sha256,
+        shipped.prompts,
+        shipped.tools,
+    )
+    assert run("behaviors", "new", tmp_path / "again", "--from", tmp_path / "copy").code == 0
+    assert load_behavior(tmp_path / "again").pairs == shipped.pairs
+
+
+def test_new_keeps_what_is_there_and_leaves_nothing_behind_when_it_fails(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "thesis.txt").write_text("mine")
+    for arguments in (
+        (tmp_path / "own",),
+        (tmp_path / "own" / "thesis.txt",),
+        (tmp_path / "---",),
+        (tmp_path / "other", "--from", "refusel"),
+    ):
+        result = run("behaviors", "new", *arguments)
+        assert (result.code, result.out) == (2, "")
+    assert "did you mean 'refusal'" in result.err
+    assert [path.name for path in tmp_path.rglob("*")] == ["own", "thesis.txt"]
+
+
+def test_lint_exits_with_1_on_errors_and_says_where_and_what_to_do(
+    run: Run, tmp_path: Path
+) -> None:
+    run("behaviors", "new", tmp_path / "own", "--from", "refusal")
+    replace(tmp_path / "own" / "behavior.yaml", "judge: refusal", "judge: oracle")
+    result = run("behaviors", "lint", tmp_path / "own")
+    assert (result.code, result.err) == (1, "")
+    assert "error (judge) in behavior.yaml" in result.out
+    assert "-> use one of: refusal, uncertainty" in result.out
+    assert result.out.endswith("1 error, 0 warnings\n")
+
+
+@pytest.mark.parametrize("name", list_behaviors())
+def test_shipped_behaviors_have_no_errors(run: Run, name: str) -> None:
+    result = run("behaviors", "lint", name, "--json")
+    report = json.loads(result.out)
+    errors = [one for one in report["findings"] if one["severity"] == "error"]
+    assert (result.code, report["errors"], errors) == (0, 0, [])
+    assert report["numbers"]["pairs"] == len(load_behavior(name).pairs)
+
+
+def test_a_behavior_that_does_not_load_is_exit_code_2(run: Run, tmp_path: Path) -> None:
+    result = run("behaviors", "lint", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert "behavior.yaml does not exist" in result.err
