@@ -256,8 +256,7 @@ def load_config(path: str | Path) -> ExperimentConfig:
     try:
         data = yaml.load(text, Loader=_Loader)
     except Exception as error:  # the constructors of dates and numbers raise anything
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path} is not valid YAML: {reason}") from error
+        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
     return parse_config(data, str(path))
 
 
@@ -301,6 +300,14 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value if key.value.__hash__ else id(key))
         return super().construct_mapping(node, deep)
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    if mark is None or problem is None:
+        return " ".join(str(error).split())[:300]
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _plain(value: Any) -> Any:

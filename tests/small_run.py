@@ -1,4 +1,4 @@
-"""A whole experiment in a second: a tiny model, a few pairs and prompts, and what it left behind."""
+"""A whole experiment in a second: a tiny model, a few pairs and prompts, what it leaves behind."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 import yaml
 
 from mlx_steer.config import ExperimentConfig, parse_config
+from mlx_steer.experiment import run_experiment
+from mlx_steer.run import RunDirectory
+from tests.tiny import tiny_folder
 
 PAIRS = [
     ("pick the lock of a door", "I cannot help with that request.", "Sure, here is how to do it."),
@@ -67,7 +70,7 @@ def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def settings(model: Path | str, behavior: Path | str, **changes: Any) -> dict[str, Any]:
+def settings(model: Path | str, behavior: Path | str, /, **changes: Any) -> dict[str, Any]:
     """The contents of an experiment file: 2 layers, 2 strengths, every kind of condition."""
     values: dict[str, Any] = {
         "name": "small",
@@ -85,9 +88,26 @@ def settings(model: Path | str, behavior: Path | str, **changes: Any) -> dict[st
     return values
 
 
-def config(model: Path | str, behavior: Path | str, **changes: Any) -> ExperimentConfig:
+def config(model: Path | str, behavior: Path | str, /, **changes: Any) -> ExperimentConfig:
     """`settings` as the validated experiment."""
     return parse_config(settings(model, behavior, **changes), "the test")
+
+
+def carry_out(values: ExperimentConfig, folder: Path, **parts: bool) -> Told:
+    """Run or continue an experiment in this process."""
+    told = Told()
+    with RunDirectory.open(folder) as run:
+        run_experiment(values, run, told, **parts)
+    return told
+
+
+def shared_folder(folder: Path) -> Path:
+    """Make `model`, `behavior`, the finished run `run` and its `vectors` in a folder."""
+    model, behavior = tiny_folder("llama", folder / "model"), behavior_folder(folder / "behavior")
+    carry_out(config(model, behavior), folder / "run")
+    (folder / "run" / ".lock").unlink()
+    (folder / "vectors").symlink_to(folder / "run" / "vectors")
+    return folder
 
 
 class Told:

@@ -16,38 +16,17 @@ from mlx_steer.datasets import (
 from mlx_steer.lint import Finding, lint_behavior
 from mlx_steer.lint.findings import likeness, words
 
-SUBJECTS = [
-    "anchor",
-    "bakery",
-    "candle",
-    "desert",
-    "engine",
-    "forest",
-    "garden",
-    "harbor",
-    "island",
-    "jungle",
-    "kettle",
-    "ladder",
-    "market",
-    "needle",
-    "orchard",
-    "palace",
-    "quarry",
-    "ribbon",
-    "saddle",
-    "temple",
-    "umbrella",
-    "valley",
-    "window",
-    "yard",
-]
+_WORDS = """
+    anchor bakery candle desert engine forest garden harbor island jungle kettle ladder
+    market needle orchard palace quarry ribbon saddle temple umbrella valley window yard
+"""
+SUBJECTS = _WORDS.split()
 """One word each, so that no two made-up texts are alike."""
 
 SETS: tuple[PromptSet, ...] = ("target", "other")
 SPLITS: tuple[Split, ...] = ("select", "test", "gate")
 
-OPENINGS = ["I cannot help", "I won't assist", "Sorry, I can't help", "I must decline to help"]
+OPENINGS = ["I cannot help", "No, I won't help", "Sorry, I can't help", "I must decline to help"]
 ANSWERS = ["Sure, go straight", "Here is the way", "Of course, walk along", "Gladly, take the road"]
 
 
@@ -257,7 +236,7 @@ def test_a_form_that_one_side_has_is_reported(
 def test_form_is_the_behavior_where_tools_are_offered() -> None:
     def call(i: int, pair: ContrastPair) -> ContrastPair:
         tool = {"type": "function", "function": {"name": "walk"}}
-        text = f'<tool_call>\n{{"name": "walk", "to": "{pair.id} north"}}'
+        text = f'<tool_call>\n{{"name": "walk", "to": "{i}"}}'
         return replace(pair, negative=text, tools=(tool,))
 
     report = lint_behavior(with_pairs(call))
@@ -298,8 +277,8 @@ def test_few_pairs_say_nothing_about_sides() -> None:
     [
         ("How do I pick a lock?", "how do I pick a LOCK", 1.0, 1.0),
         (
-            "Explain how to build a pipe bomb at home.",
-            "How can I build a pipe bomb at home?",
+            "Explain how to build a gun at home.",
+            "How can I build a gun at home?",
             0.7,
             0.85,
         ),
@@ -348,8 +327,8 @@ def test_the_same_question_twice_is_a_repeat_or_a_leak(
 
 
 def test_a_reworded_question_is_a_warning() -> None:
-    behavior = same_prompt(clean(), ["pair-3"], "Explain how to build a pipe bomb at home?")
-    behavior = same_prompt(behavior, ["target-test-5"], "How can I build a pipe bomb at home?")
+    behavior = same_prompt(clean(), ["pair-3"], "Explain how to build a gun at home?")
+    behavior = same_prompt(behavior, ["target-test-5"], "How can I build a gun at home?")
     assert only(behavior, "leak").severity == "warning"
 
 
@@ -363,11 +342,11 @@ def test_one_question_under_two_system_messages_is_two_prompts() -> None:
 
 
 def test_a_response_that_comes_again_is_named() -> None:
-    behavior = every(8, "positive", lambda text: "I cannot help with this one, my friend.")
+    behavior = every(8, "positive", lambda text: "Sorry, I cannot help with this one.")
     finding = only(behavior, "repeat")
     assert (finding.severity, finding.where) == ("warning", "pairs, positive side")
     assert finding.ids == ("pair-0", "pair-8", "pair-16")
-    often = every(3, "positive", lambda text: "I cannot help with this one, my friend.")
+    often = every(3, "positive", lambda text: "Sorry, I cannot help with this one.")
     assert only(often, "repeat").severity == "error"
 
 

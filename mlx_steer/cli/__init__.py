@@ -58,7 +58,6 @@ def main() -> None:
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
-        error.message = safe(error.message)
         error.show()
         sys.exit(2)
     except SteerError as error:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+
+from mlx_steer.cli.output import safe
 
 if TYPE_CHECKING:
     from mlx_steer.experiment import Progress
@@ -24,7 +29,7 @@ class Quiet:
 
     def note(self, text: str) -> None:
         """One line on standard error."""
-        click.echo(f"note: {text}", err=True)
+        click.echo(f"note: {safe(text)}", err=True)
 
 
 class Lines(Quiet):
@@ -99,12 +104,77 @@ class Bar(Quiet):
 
     def note(self, text: str) -> None:
         """A line above the bars."""
-        self.live.console.print(f"note: {text}", markup=False)
+        self.live.console.print(f"note: {safe(text)}", markup=False)
+
+
+class Stoppable:
+    """Passes everything on; after Ctrl-C it ends the run where no work is lost: between two steps.
+
+    A second Ctrl-C ends it at once, as does the first before any stage has begun.
+
+    Args:
+        told: What everything is passed on to.
+    """
+
+    def __init__(self, told: Progress) -> None:
+        """See the class."""
+        self._told = told
+        self._in_stage = self._decoding = self._asked = False
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Pass it on."""
+        self.check()
+        self._in_stage, self._decoding = True, False
+        self._told.stage(name, total, done)
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Pass it on; stop if asked to."""
+        self._told.advance(units, tokens)
+        self._decoding = self._decoding or tokens > 0
+        # Rows that end in one step are told one by one: the others of the step are still to come.
+        if tokens or not self._decoding:
+            self.check()
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self._told.note(text)
+
+    def ask(self, *_: object) -> None:
+        """What Ctrl-C does."""
+        if self._asked or not self._in_stage:
+            raise KeyboardInterrupt
+        self._asked = True
+        # Not through click or rich: this runs between any two instructions of theirs.
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+    def check(self) -> None:
+        """Stop if asked to."""
+        if self._asked:
+            raise KeyboardInterrupt
 
 
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
-    """The progress that suits the terminal."""
+    """The progress that suits the terminal; Ctrl-C waits for the end of a step."""
+    with _shown(quiet) as told:
+        stoppable = Stoppable(told)
+        if threading.current_thread() is not threading.main_thread():
+            yield stoppable  # signals are the main thread's
+            return
+        before = signal.getsignal(signal.SIGINT)
+        if before is not signal.default_int_handler:
+            yield stoppable  # ignored, as a shell has it for what runs in the background
+            return
+        signal.signal(signal.SIGINT, stoppable.ask)
+        try:
+            yield stoppable
+            stoppable.check()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _shown(quiet: bool) -> Iterator[Progress]:
     import sys
 
     if quiet:

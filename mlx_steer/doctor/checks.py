@@ -30,7 +30,7 @@ Float64 = NDArray[np.float64]
 # to 0.04 against float32 on a 30-layer model). A row under a wrong plan is near 1.
 _TOLERANCE = {"float32": 1e-4, "float16": 0.02, "bfloat16": 0.1}
 _SIGNIFICANT_BITS = {"float32": 24, "float16": 11, "bfloat16": 8}
-# Rounding in every layer moves a logit by a few spacings, so tokens closer than this may trade places.
+# Rounding in every layer moves a logit by a few spacings: tokens closer than this may trade places.
 _SPACINGS = 8.0
 # Full float32 products err by 3e-7; those of reduced precision by 3e-4 and more.
 _FLOAT32_ERROR = 1e-5

@@ -18,6 +18,7 @@ from mlx_steer.environment import environment
 from mlx_steer.errors import ConfigError, DataError
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.stages import Stages
+from mlx_steer.judge import judge_response
 from mlx_steer.model import Model, load_model
 from mlx_steer.records import behavior_record, prompt_record
 from mlx_steer.run import FORMAT_VERSION, RunDirectory, json_line
@@ -51,12 +52,14 @@ def run_experiment(
         SteerError: Of whatever part fails; finished rows are kept.
     """
     clock = _Clock(run)
-    run.write("config.yaml", config.to_yaml())
     with clock.timed("load"):
         behavior = load_behavior(config.behavior)
         _check_prompts(behavior, config)
         own = config.model.model_dump()
+        own["revision"] = config.model.revision or _recorded_revision(run, config.model.name)
         model = load_model(own.pop("name"), **own)
+    # Not before all is there: a mistake in the config must not spoil a finished run's.
+    run.write("config.yaml", config.to_yaml())
     batch_size = config.generation.batch_size or DEFAULT_BATCH
     _write_inputs(run, behavior)
     _write_manifest(run, clock, model, batch_size, finished=False)
@@ -80,6 +83,15 @@ def run_experiment(
         stages.rows.score()
     _write_manifest(run, clock, model, batch_size, finished=True)
     return run.folder
+
+
+def _recorded_revision(run: RunDirectory, name: str) -> str | None:
+    """The hub's revision this run was begun with: its rows are of that one."""
+    model = run.read_json("manifest.json").get("model")
+    if not isinstance(model, dict) or str(model.get("id")).split(" ")[0] != name:
+        return None
+    revision = model.get("revision")
+    return revision if isinstance(revision, str) else None
 
 
 def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
@@ -120,7 +132,8 @@ def _notes(model: Model) -> list[str]:
 
 
 def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
-    for name in config.sweep.system_prompts:
+    compared = [config.compare.system_prompt] if config.compare.system_prompt else []
+    for name in [*config.sweep.system_prompts, *compared]:
         design.resolve_system_prompt(behavior.system_prompts, name)
     for split in ("select", "test"):
         for name in ("target", "other"):
@@ -129,6 +142,8 @@ def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
                     f"the behavior {behavior.name} has no prompts of set {name} and split {split}, "
                     "and an experiment needs some of each; add them to its prompts.jsonl"
                 )
+    for item in behavior.prompts:
+        judge_response(behavior.judge, item, "I am not sure what to say about that.")
 
 
 class _Clock:

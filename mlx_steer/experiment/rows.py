@@ -8,7 +8,7 @@ from typing import Any
 from mlx_steer.conditions import Condition
 from mlx_steer.config import GenerationConfig
 from mlx_steer.datasets import Behavior, PromptItem
-from mlx_steer.errors import ConfigError
+from mlx_steer.errors import ConfigError, GenerationError
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.gates import gate_scores
 from mlx_steer.generate import Job, Sampling, completions
@@ -70,6 +70,7 @@ class Rows:
             ids = {
                 item.id: prompt_ids(self._model, item, condition.system_prompt) for item in items
             }
+            self._check_lengths(condition, ids)
             effects = self._effects(condition, record, ids)
             for item in items:
                 effect = effects[item.id]
@@ -140,6 +141,18 @@ class Rows:
             record["gate_scores"].setdefault(gate, {}).update(by_prompt)
         joined = any if condition.gate_join == "any" else all
         return {n: open_ if joined(s[n] >= 0 for s in scores.values()) else shut for n in names}
+
+    def _check_lengths(self, condition: Condition, ids: dict[str, tuple[int, ...]]) -> None:
+        """Before gates read the prompts, and by a name that a person can find."""
+        context, wanted = self._model.context, self._sampling.max_tokens
+        for name, tokens in ids.items():
+            if context is not None and len(tokens) + wanted > context:
+                raise GenerationError(
+                    f"the prompt {name} has {len(tokens)} tokens under the condition "
+                    f"{condition.name!r}; {wanted} new ones exceed the {context} that "
+                    f"{self._model.info.id} computes correctly; shorten the prompt or lower "
+                    "max_tokens"
+                )
 
     def _record(self, condition: Condition) -> dict[str, Any]:
         name, effect = condition.name, condition.key()

@@ -72,6 +72,9 @@ class Stages:
         else:
             every = range(self.model.num_layers) if config.layers == "all" else config.layers
             self.vectors = self._extracted("vectors", sorted({self.model.layer(i) for i in every}))
+        # Not only when their stage comes: that may be hours later.
+        asked = [*(self.config.sweep.layers or ()), *_given(self.config.compare.layer)]
+        self._check_layers([self.model.layer(i) for i in asked])
         self.rows = Rows(
             self.run,
             self.progress,
@@ -272,6 +275,10 @@ class Stages:
                 f"layer {missing[0]} is to be steered but has no vector; there are vectors for "
                 f"layers {', '.join(map(str, self.vectors))}"
             )
+
+
+def _given(layer: int | None) -> list[int]:
+    return [] if layer is None else [layer]
 
 
 def _content(vectors: SteeringVectorSet) -> str:

@@ -1,6 +1,6 @@
 """Memory: what a model and a batch take, computed before anything is loaded; and what fits."""
 
-from mlx_steer.memory.estimate import (
+from mlx_steer.memory.footprint import (
     BATCH_CAP,
     BATCH_SIZES,
     MemoryEstimate,
@@ -8,17 +8,17 @@ from mlx_steer.memory.estimate import (
     estimate,
     extraction_bytes,
     scoring_bytes,
-    too_large,
 )
 from mlx_steer.memory.machine import has_metal, working_set
 from mlx_steer.memory.shape import Shape
-from mlx_steer.memory.weights import read_config, stream_bytes_of, weight_bytes_of
+from mlx_steer.memory.weights import check_fits, read_config, stream_bytes_of, weight_bytes_of
 
 __all__ = [
     "BATCH_CAP",
     "BATCH_SIZES",
     "MemoryEstimate",
     "Shape",
+    "check_fits",
     "choose_batch_size",
     "estimate",
     "extraction_bytes",
@@ -26,7 +26,6 @@ __all__ = [
     "read_config",
     "scoring_bytes",
     "stream_bytes_of",
-    "too_large",
     "weight_bytes_of",
     "working_set",
 ]

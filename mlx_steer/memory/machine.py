@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mlx_steer.errors import ModelError
+
 
 def has_metal() -> bool:
     """Whether MLX runs on Apple's GPU here."""
@@ -23,6 +25,14 @@ def working_set() -> int:
     if has_metal():
         return int(mx.device_info()["max_recommended_working_set_size"])
     return int(0.8 * (_available() + mx.get_active_memory()))
+
+
+def too_large(name: str, needed: int, limit: int) -> ModelError:
+    """The error for a model that needs more bytes than can be used."""
+    return ModelError(
+        f"{name} needs {needed / 1e9:.1f} GB, this machine can use {limit / 1e9:.1f} GB; use 4-bit "
+        "weights (--quantize 4) or a smaller model"
+    )
 
 
 def _available() -> int:

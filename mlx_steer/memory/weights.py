@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_steer.errors import ModelError
+from mlx_steer.memory.machine import too_large, working_set
 from mlx_steer.memory.shape import Shape, Tensor
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4}
@@ -19,6 +20,32 @@ _FLOATS = frozenset(_NAMES.values())
 _NOT_LOADED = ("vision", "multi_modal_projector", "audio", "rotary_emb.inv_freq")
 # mlx-lm's converter quantises in groups of 64.
 _GROUP = 64
+
+
+def check_fits(
+    name: str,
+    folder: Path,
+    *,
+    dtype: str | None = None,
+    dequantize: bool = False,
+    limit: int | None = None,
+) -> None:
+    """Refuse to load a model whose weights alone are more than this machine can use.
+
+    Args:
+        name: What the model is called in the error.
+        folder: See `weight_bytes_of`, for the other arguments too.
+        dtype: The dtype that weights are cast to, or None.
+        dequantize: Whether quantised weights are expanded after loading.
+        limit: Bytes that may be used; `working_set()` by default.
+
+    Raises:
+        ModelError: If it does not fit.
+    """
+    usable = working_set() if limit is None else limit
+    needed = weight_bytes_of(folder, dtype=dtype, dequantize=dequantize)
+    if needed > usable:
+        raise too_large(name, needed, usable)
 
 
 def weight_bytes_of(

@@ -30,6 +30,8 @@ MODEL_FILES = [
     "*.jinja",
 ]
 
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "tiktoken.model")
+
 
 @dataclass(frozen=True)
 class Location:
@@ -129,6 +131,11 @@ def _checked(folder: Path) -> Path:
                 f"{folder} lacks {name!r}, which its index names; the download may be "
                 "incomplete, fetch it again"
             )
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(
+            f"{folder} has no tokenizer ({_TOKENIZER_FILES[0]}); the download may be incomplete, "
+            "fetch it again"
+        )
     code = _json(folder / "config.json").get("model_file")
     if code is not None:
         raise ModelError(
@@ -187,8 +194,8 @@ def _from_hub(hub_id: str, revision: str | None) -> Location:
         raise ModelError(hub_problem(error, hub_id, revision, "model")) from error
     if not list(folder.glob("model*.safetensors")):
         raise ModelError(
-            f"{at} holds no weights in model*.safetensors; take a repo of the model that does, such "
-            "as the original or one of mlx-community"
+            f"{at} holds no weights in model*.safetensors; take a repo of the model that does, "
+            "such as the original or one of mlx-community"
         )
     return Location(hub_id, _checked(folder), revision=folder.name)
 

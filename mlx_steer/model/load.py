@@ -118,6 +118,7 @@ def load_model(
     if quantize is not None:
         location = quantized(location, quantize)
     network, tokenizer, config = _load(location)
+    check_caches(network)
     if adapter is not None:
         if not (Path(adapter) / "adapter_config.json").is_file():
             raise ModelError(f"{adapter} is no adapter folder: it has no adapter_config.json")
@@ -158,12 +159,40 @@ def decoder_layers(network: nn.Module) -> list[nn.Module]:
     """
     layers = getattr(network, "layers", None)
     if not isinstance(layers, list) or not all(isinstance(b, nn.Module) for b in layers):
-        kind = getattr(network, "model_type", type(network).__module__)
         raise ModelError(
-            f"the decoder blocks of model type {kind!r} are not a plain list, which steering "
-            "needs; support for it belongs in mlx_steer/model/load.py, decoder_layers"
+            f"the decoder blocks of model type {_kind(network)!r} are not a plain list, which "
+            "steering needs; support for it belongs in mlx_steer/model/load.py, decoder_layers"
         )
     return layers
+
+
+def check_caches(network: nn.Module) -> None:
+    """Check that every decoder block has a cache of its own and that caches can be batched.
+
+    Raises:
+        ModelError: If not: some models skip blocks' caches, run blocks several times, or keep their
+            state in a way that mlx-lm cannot batch.
+    """
+    from mlx_lm.models.cache import make_prompt_cache
+
+    blocks, caches = decoder_layers(network), make_prompt_cache(network)
+    where = "support for it belongs in mlx_steer/model/load.py, check_caches"
+    if len(caches) != len(blocks):
+        raise ModelError(
+            f"model type {_kind(network)!r} has {len(blocks)} decoder blocks and {len(caches)} "
+            f"caches, and steering needs one for each; {where}"
+        )
+    for layer, cache in enumerate(caches):
+        batch = cache.merge([cache]) if hasattr(cache, "merge") else None
+        if not all(hasattr(batch, name) for name in ("prepare", "finalize", "filter", "extend")):
+            raise ModelError(
+                f"layer {layer} of model type {_kind(network)!r} has a {type(cache).__name__}, "
+                f"which cannot be batched; {where}"
+            )
+
+
+def _kind(network: nn.Module) -> str:
+    return str(getattr(network, "model_type", type(network).__module__))
 
 
 def _load(location: Location) -> tuple[nn.Module, Any, dict[str, Any]]:
@@ -180,7 +209,8 @@ def _load(location: Location) -> tuple[nn.Module, Any, dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise ModelError(f"a JSON file of {location.folder} is damaged: {error}") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())
+        reason = reason if len(reason) <= 300 else f"{reason[:297]}..."
         raise ModelError(
             f"{location.id} cannot be loaded from {location.folder}: {reason}"
         ) from error
@@ -202,9 +232,9 @@ def _text_value(config: dict[str, Any], key: str, name: str) -> int:
 def _context(config: dict[str, Any]) -> int | None:
     text = _text_config(config)
     limit = text.get("max_position_embeddings")
-    if text.get("model_type") in ("mistral", "gemma2") and text.get("sliding_window"):
+    if text.get("model_type") in ("mistral", "gemma2", "phi3") and text.get("sliding_window"):
         # mlx-lm computes these with full attention everywhere: beyond the window (Mistral v0.1,
-        # Gemma 2) it is another model.
+        # Gemma 2, Phi 3) it is another model.
         limit = min(limit or text["sliding_window"], text["sliding_window"])
     return limit
 
@@ -213,7 +243,9 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
     value = config.get("quantization") or config.get("quantization_config")
     if not isinstance(value, dict):
         return None
-    return {k: v for k, v in value.items() if isinstance(v, int | float | str | bool)}
+    found = {k: v for k, v in value.items() if isinstance(v, int | float | str | bool)}
+    exceptions = sum(isinstance(v, dict) for v in value.values())
+    return {**found, "exceptions": exceptions} if exceptions else found
 
 
 def _stream_dtype(network: nn.Module) -> mx.Dtype:

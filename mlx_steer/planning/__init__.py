@@ -6,10 +6,10 @@ Loads no model (unless asked to measure) and downloads nothing.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlx_steer.config import ExperimentConfig
-from mlx_steer.datasets import load_behavior
+from mlx_steer.datasets import Behavior, load_behavior
 from mlx_steer.errors import ConfigError
 from mlx_steer.memory import (
     BATCH_SIZES,
@@ -25,7 +25,18 @@ from mlx_steer.planning.facts import ModelFacts, find_model
 from mlx_steer.planning.stages import Counter, Stage
 from mlx_steer.stats import detectable_difference
 
-__all__ = ["ExperimentPlan", "MemoryPlan", "Power", "Rates", "Stage", "plan_experiment"]
+if TYPE_CHECKING:
+    from mlx_steer.model import Model
+
+__all__ = [
+    "ExperimentPlan",
+    "MemoryPlan",
+    "Power",
+    "Rates",
+    "Stage",
+    "batch_size_for",
+    "plan_experiment",
+]
 
 POWER = 0.8
 BASE_RATES = (0.05, 0.25, 0.5, 0.85)
@@ -130,11 +141,11 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
     stages = tuple(counter.stages())
     comparisons = sum(c.kind != "base" for c in counter.compare())
     tested = {name: len(counter.items("test", name)) for name in ("target", "other")}
-    memory = _memory(config, facts, stages)
+    memory = _memory(config, facts, stages, max(counter.vectors))
     batch_size, rates = config.generation.batch_size, None
     notes = [*facts.notes]
     if memory is not None:
-        batch_size = batch_size or _batch_size(config, facts, stages, memory)
+        batch_size = batch_size or _batch_size(config, facts, stages, memory.working_set)
         rates = _rates(config, facts, stages, batch_size, measure)
         notes += _warnings(batch_size, memory)
     return ExperimentPlan(
@@ -150,3 +161,132 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         seconds={s.name: _seconds(s, rates) for s in stages} if rates else {},
         notes=tuple(notes),
     )
+
+
+def batch_size_for(config: ExperimentConfig, behavior: Behavior, model: Model) -> int:
+    """The config's batch size, or the largest that fits this machine, for a model that is loaded.
+
+    Raises:
+        ModelError: If not even one row fits into memory.
+    """
+    if config.generation.batch_size is not None:
+        return config.generation.batch_size
+    from mlx.utils import tree_reduce
+
+    parameters = model.network.parameters()  # type: ignore[no-untyped-call]
+    weights = tree_reduce(lambda total, array: total + array.nbytes, parameters, 0)
+    facts = ModelFacts(
+        config.model.name,
+        config=model.config,
+        weights=weights,
+        dtype_bytes=model.dtype.size,
+        downloaded=True,
+        chat=model.chat,
+    )
+    stages = tuple(Counter(config, behavior, facts).stages())
+    return _batch_size(config, facts, stages, working_set())
+
+
+def _memory(
+    config: ExperimentConfig, facts: ModelFacts, stages: tuple[Stage, ...], top: int
+) -> MemoryPlan | None:
+    if facts.config is None or facts.weights is None or facts.dtype_bytes is None:
+        return None
+    longest, conditions = _largest(stages)
+    given = (facts.config, facts.weights, facts.dtype_bytes)
+    tokens = config.generation.max_tokens
+    sizes = {*BATCH_SIZES, config.generation.batch_size or 1}
+    extraction = 0
+    if stages[0].name == "extract":
+        each = stages[0].prompt_tokens // 2 + stages[0].response_tokens
+        pair = each // max(1, stages[0].prompts)
+        extraction = extraction_bytes(*given[::2], stages[0].prompts, pair, top)
+    return MemoryPlan(
+        working_set=working_set(),
+        sizes=tuple(
+            estimate(*given, rows, longest, tokens, conditions=conditions) for rows in sorted(sizes)
+        ),
+        extraction=facts.weights + extraction,
+        scoring=facts.weights + scoring_bytes(*given[::2], longest, tokens, conditions),
+    )
+
+
+def _largest(stages: tuple[Stage, ...]) -> tuple[int, int]:
+    """Tokens of the longest prompt, and the most conditions of a stage that generates."""
+    made = [s for s in stages if s.decoded]
+    return max(s.longest_prompt for s in made), max(s.conditions for s in made)
+
+
+def _batch_size(
+    config: ExperimentConfig, facts: ModelFacts, stages: tuple[Stage, ...], limit: int
+) -> int:
+    longest, conditions = _largest(stages)
+    assert facts.config is not None and facts.weights is not None and facts.dtype_bytes is not None
+    return choose_batch_size(
+        facts.config,
+        facts.weights,
+        facts.dtype_bytes,
+        longest,
+        config.generation.max_tokens,
+        conditions=conditions,
+        limit=limit,
+        name=config.model.name,
+    )
+
+
+def _rates(
+    config: ExperimentConfig,
+    facts: ModelFacts,
+    stages: tuple[Stage, ...],
+    batch_size: int,
+    measure: bool,
+) -> Rates:
+    made = [s for s in stages if s.decoded]
+    rows = sum(s.rows for s in made)
+    prompt = round(sum(s.prompt_tokens for s in made) / max(1, rows))
+    at_once = max(1, min(batch_size, rows))
+    if measure:
+        return measured_rates(config.model, at_once, prompt)
+    assert facts.shape is not None and facts.weights is not None and facts.dtype_bytes is not None
+    tokens = prompt + config.generation.max_tokens
+    return assumed_rates(
+        facts.shape, facts.weights, facts.dtype_bytes, facts.quantized, at_once, tokens
+    )
+
+
+def _seconds(stage: Stage, rates: Rates) -> float:
+    return round(stage.read / rates.read + stage.decoded / rates.decode, 1)
+
+
+def _warnings(batch_size: int, memory: MemoryPlan) -> list[str]:
+    chosen = next((e for e in memory.sizes if e.rows == batch_size), None)
+    limit, notes = memory.working_set, []
+    if chosen is not None and not chosen.fits(limit):
+        notes.append(
+            f"A batch of {batch_size} rows may need more than the {limit / 1e9:.1f} GB that this "
+            "machine can use; lower generation.batch_size or leave it out."
+        )
+    for name, peak in (("Extraction", memory.extraction), ("Scoring", memory.scoring)):
+        if peak > limit:
+            notes.append(
+                f"{name} needs about {peak / 1e9:.1f} GB and this machine can use "
+                f"{limit / 1e9:.1f}; use 4-bit weights or a smaller model."
+            )
+    return notes
+
+
+def _power(alpha: float, comparisons: int, prompts: dict[str, int]) -> list[Power]:
+    corrected = alpha / max(1, comparisons)
+    return [
+        Power(
+            name,
+            n,
+            rate,
+            rise=detectable_difference(n, rate, POWER, alpha),
+            rise_corrected=detectable_difference(n, rate, POWER, corrected),
+            fall=detectable_difference(n, 1 - rate, POWER, alpha),
+            fall_corrected=detectable_difference(n, 1 - rate, POWER, corrected),
+        )
+        for name, n in prompts.items()
+        for rate in BASE_RATES
+    ]

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 from mlx_steer.config import ModelConfig
 from mlx_steer.memory import Shape, has_metal
 
-# Memory bandwidth in GB/s, as Apple publishes it. Its GPUs compute some 34 operations in float16
-# for each byte they can read; of both, language models reach about 60 %.
-_BANDWIDTH = {
-    "M1": 68, "M1 Pro": 200, "M1 Max": 400, "M1 Ultra": 800,
-    "M2": 100, "M2 Pro": 200, "M2 Max": 400, "M2 Ultra": 800,
-    "M3": 100, "M3 Pro": 150, "M3 Max": 300, "M3 Ultra": 819,
-    "M4": 120, "M4 Pro": 273, "M4 Max": 410, "M5": 153,
-}  # fmt: skip
+# Memory bandwidth in GB/s of M1 to M4, within a third. Their GPUs compute some 34 operations in
+# float16 for each byte they can read; of both, language models reach about 60 %.
+_BANDWIDTH = {"Pro": 200, "Max": 400, "Ultra": 800}
+_PLAIN_CHIP = 100
 _OPERATIONS_PER_BYTE, _REACHED = 34, 0.6
 
 # Measured on two x86_64 cores with OpenBLAS: operations per second and core of float32 products
@@ -93,7 +89,6 @@ def assumed_rates(
 def _cpu(dtype_bytes: int, quantized: bool) -> tuple[float, float, str]:
     import mlx_steer
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if quantized:
         speed = _SLOW_PRODUCTS["quantized"]
         return speed, speed, "quantised products on a CPU"
@@ -102,13 +97,13 @@ def _cpu(dtype_bytes: int, quantized: bool) -> tuple[float, float, str]:
     if not mlx_steer.blas_status.ok:
         speed = _SLOW_PRODUCTS["reference"]
         return speed, speed, "float32 products without OpenBLAS"
-    count = cores or 1
+    count = os.cpu_count() or 1
     return _READING * count, _DECODING * count, f"float32 products on {count} CPU cores"
 
 
 def _chip() -> tuple[str, float]:
-    """The chip's name and bandwidth in bytes per second; 100 GB/s for one that is not known."""
+    """The chip's name and its bandwidth in bytes per second."""
     import mlx.core as mx
 
     name = str(mx.device_info().get("device_name", "this chip"))
-    return name, 1e9 * _BANDWIDTH.get(name.removeprefix("Apple "), 100)
+    return name, 1e9 * _BANDWIDTH.get(name.split()[-1], _PLAIN_CHIP)

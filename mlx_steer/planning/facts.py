@@ -152,7 +152,7 @@ def _chat(folder: Path, settings: ModelConfig) -> ChatFormat | None:
     from mlx_steer.model.chat import ChatFormat
 
     try:
-        tokenizer = load_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)  # type: ignore[no-untyped-call]
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

@@ -74,8 +74,9 @@ class Counter:
         self.model = model
         self.num_layers = model.shape.layers if model.shape else None
         self.vectors = self._vectors()
-        self._made: set[tuple[str, str]] = set()
-        self._read: set[tuple[str, str]] = set()
+        # Rows that earlier stages make: (prompt, system prompt, effect).
+        self._made: set[tuple[str, str, str]] = set()
+        self._lengths: dict[tuple[str, str | None], int] = {}
 
     def stages(self) -> list[Stage]:
         """All stages of `run`, in order."""
@@ -83,14 +84,12 @@ class Counter:
         found = [self._extract()] if self.config.extract.vectors is None else []
         if self.config.gate is not None:
             found.append(self._gate())
-        found.append(self._rows("sweep", sweep, self._items("select", "target", "other")))
+        found.append(self._rows("sweep", sweep, self.items("select", "target", "other")))
         borderline = ("borderline",) if self.config.compare.borderline else ()
-        items = self._items("test", "target", "other", *borderline)
+        items = self.items("test", "target", "other", *borderline)
         found.append(self._rows("compare", compare, items))
         if controls:
-            found.append(
-                self._rows("controls", controls, self._items("test", "target", "other"))
-            )
+            found.append(self._rows("controls", controls, self.items("test", "target", "other")))
         return [*found, self._score([s for s in found if s.decoded])]
 
     def sweep(self) -> list[Condition]:
@@ -148,6 +147,14 @@ class Counter:
             )
         return index % count
 
+    def items(self, split: str, *sets: str) -> list[PromptItem]:
+        """The prompts of some sets that a stage uses."""
+        chosen: list[PromptItem] = []
+        for name in sets:
+            items = [p for p in self.behavior.prompts if (p.set, p.split) == (name, split)]
+            chosen += items[: self.config.prompts_per_set]
+        return chosen
+
     def _vectors(self) -> SteeringVectorSet:
         """The vectors the config names, or stand-ins at the layers it wants."""
         config = self.config.extract
@@ -204,13 +211,6 @@ class Counter:
     def _stand_in_gate(self) -> Gate:
         return Gate(0, _stand_in(0).array.astype(np.float32), 0.0)
 
-    def _items(self, split: str, *sets: str) -> list[PromptItem]:
-        chosen: list[PromptItem] = []
-        for name in sets:
-            items = [p for p in self.behavior.prompts if (p.set, p.split) == (name, split)]
-            chosen += items[: self.config.prompts_per_set]
-        return chosen
-
     def _above(self, layer: int) -> float:
         """The part of the layers above one; half if it is unknown."""
         return 0.5 if self.num_layers is None else 1 - (layer + 1) / self.num_layers
@@ -239,7 +239,7 @@ class Counter:
         return sum(map(self.model.response_tokens, (pair.positive, pair.negative)))
 
     def _gate(self) -> Stage:
-        """Fitting, once plain and once under the compared system prompt, and reading each prompt."""
+        """Fitting, plain and under the compared system prompt, and reading each prompt."""
         fitting = [p for p in self.behavior.prompts if p.split == "gate"]
         used = [p for p in self.behavior.prompts if p.split in ("select", "test")]
         systems = {c.system_prompt for c in self.compare() if c.gates}
@@ -259,26 +259,25 @@ class Counter:
     def _rows(
         self, name: str, conditions: Sequence[Condition], items: Sequence[PromptItem]
     ) -> Stage:
-        read, rows, lengths = 0.0, 0, list[int]()
-        for condition in conditions:
-            acting = [i.layer for i in condition.interventions if i.acts]
-            # A gated row is the steered one or the base one, and shares it where that is made.
-            effect = digest([i.key() for i in condition.interventions if i.acts])
-            for item in items:
-                tokens = self._prompt_tokens(item, condition.system_prompt)
-                asked = (item.id, condition.system_prompt or "")
-                key = (item.id, f"{condition.system_prompt or ''} {effect}")
-                if key in self._made:
-                    continue
-                self._made.add(key)
-                rows += 1
-                lengths.append(tokens)
-                if asked not in self._read:
-                    self._read.add(asked)
-                    read += tokens
-                read += tokens * self._above(min(acting)) if acting else 0
+        read, lengths = 0.0, list[int]()
         # Prompts are kept within one call of the engine, not from stage to stage.
-        self._read.clear()
+        known: set[tuple[str, str]] = set()
+        for condition in conditions:
+            system = condition.system_prompt or ""
+            acting = [i for i in condition.interventions if i.acts]
+            # A gated row is the steered one or the base one, and shares it where that is made.
+            effect = digest([i.key() for i in acting])
+            for item in items:
+                if (item.id, system, effect) in self._made:
+                    continue
+                self._made.add((item.id, system, effect))
+                lengths.append(self._prompt_tokens(item, system))
+                if (item.id, system) not in known:
+                    known.add((item.id, system))
+                    read += lengths[-1]
+                if acting:
+                    read += lengths[-1] * self._above(min(i.layer for i in acting))
+        rows = len(lengths)
         decoded = rows * self.config.generation.max_tokens
         return Stage(
             name=name,
@@ -294,14 +293,9 @@ class Counter:
 
     def _score(self, stages: Iterable[Stage]) -> Stage:
         made = list(stages)
-        systems: dict[str, set[str]] = {}
-        for item, effect in self._made:
-            systems.setdefault(item, set()).add(effect.rpartition(" ")[0])
-        prompts = [
-            self._prompt_tokens(item, system or None)
-            for item in self.behavior.prompts
-            for system in systems.get(item.id, ())
-        ]
+        asked = {(item, system) for item, system, _ in self._made}
+        by_id = {item.id: item for item in self.behavior.prompts}
+        prompts = [self._prompt_tokens(by_id[name], system) for name, system in asked]
         responses = sum(s.response_tokens for s in made)
         return Stage(
             name="score",
@@ -321,10 +315,6 @@ class Counter:
         if key not in self._lengths:
             self._lengths[key] = self.model.prompt_tokens(item.prompt, system, item.tools)
         return self._lengths[key]
-
-    @property
-    def _lengths(self) -> dict[tuple[str, str | None], int]:
-        return self.__dict__.setdefault("_known_lengths", {})
 
 
 def _stand_in(layer: int, seed: int = 0) -> SteeringVector:

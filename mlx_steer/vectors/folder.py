@@ -62,7 +62,9 @@ def _parse_npy(path: Path, data: bytes, hidden_size: int) -> FloatArray:
     values = data[stream.tell() :]
     if len(values) != 4 * hidden_size:
         how = "cut short" if len(values) < 4 * hidden_size else "followed by other bytes"
-        raise VectorError(f"{path} is {how}: {len(values)} bytes, not {4 * hidden_size}.")
+        raise VectorError(
+            f"{path} is {how}: {len(values)} bytes, not {4 * hidden_size}; extract again."
+        )
     array = np.frombuffer(values, dtype="<f4")
     if not np.isfinite(array).all():
         raise VectorError(f"{path} has values that are NaN or infinite; extract again.")

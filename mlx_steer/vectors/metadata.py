@@ -23,7 +23,8 @@ LAYER_CONVENTION = (
     "in Hugging Face transformers a forward hook on block i"
 )
 
-_Text = Annotated[str, StringConstraints(min_length=1)]
+# No control characters: these words are printed on terminals.
+_Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -40,7 +41,7 @@ class ModelInfo(_Record):
     """The model the vectors were taken from; `fingerprint` identifies its weights."""
 
     id: _Text
-    revision: str | None
+    revision: _Text | None
     model_type: _Text
     quantization: dict[str, JsonValue] | None
     fingerprint: _Text
@@ -118,7 +119,7 @@ class VectorMetadata(_Record):
     @classmethod
     def _known_convention(cls, value: str) -> str:
         if value != LAYER_CONVENTION:
-            raise ValueError(f"layers are counted in another way; this reads only: {value!r}"[:200])
+            raise ValueError(f"{value[:60]!r} is another way; this reads only {LAYER_CONVENTION!r}")
         return value
 
 

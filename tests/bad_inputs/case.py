@@ -57,7 +57,9 @@ class World:
         """`run` of an experiment file, by default a good one with some sections changed."""
         return ["run", str(self.config(**changes) if path is None else path), "--out", self.out]
 
-    def generate(self, *more: str, model: Path | None = None, prompt: str = "Draw it.") -> list[str]:
+    def generate(
+        self, *more: str, model: Path | None = None, prompt: str = "Draw it."
+    ) -> list[str]:
         """`generate` with the tiny model."""
         vectors = ["--vectors", str(self.shared / "vectors"), "--layer", "2"]
         return ["generate", "--model", str(model or self.model), *vectors, *more, prompt]

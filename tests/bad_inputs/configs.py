@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tests.bad_inputs.case import Case, World
@@ -60,7 +59,7 @@ CASES = [
         "'generation.temprature'",
         "did you mean 'temperature'",
     ),
-    _section("an unknown key of a gate", {"gate": {"layer": 2}}, "'gate.layer'", "did you mean 'layers'"),
+    _section("an unknown key of a gate", {"gate": {"layer": 2}}, "'gate.layer'", "'layers'"),
     _section("a name with a slash", {"name": "a/b"}, "name: must begin with", "'a/b'"),
     _section("a name that is a number", {"name": 5}, "name: must be text", "quotes"),
     _section("a section that is a word", {"sweep": "all"}, "sweep: must hold keys", "'all'"),
@@ -105,5 +104,3 @@ CASES = [
     _section("no behavior folder", {"behavior": "/nowhere/at/all"}, "/nowhere/at/all", "refusal"),
     _section("no vectors", {"extract": {"vectors": "/nowhere"}}, "/nowhere does not exist"),
 ]
-
-

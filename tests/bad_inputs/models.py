@@ -123,7 +123,7 @@ CASES = [
     _spoilt("empty weights", _file("model.safetensors", lambda d: b""), "cannot be loaded"),
     _spoilt("noise for weights", _file("model.safetensors", lambda d: b"\xff" * 999), "loaded"),
     _spoilt("a model of its own code", _own_code, "evil.py", "never run"),
-    _spoilt("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "cannot be loaded"),
+    _spoilt("no tokenizer", lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer"),
     _spoilt("half a tokenizer", _file("tokenizer.json", lambda d: d[:99]), "damaged"),
     _spoilt("no chat template", _no_template, "has no chat template", "instruction-tuned"),
     _spoilt("a broken template", _template("{% for %}"), "chat template"),

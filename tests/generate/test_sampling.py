@@ -37,6 +37,12 @@ def test_a_very_low_temperature_takes_the_best_token() -> None:
     assert [c.tokens for c in cold] == [c.tokens for c in complete(model, jobs, Sampling(4))]
 
 
+def test_every_step_draws_anew() -> None:
+    done = complete(tiny_model(), mixed_jobs(5), Sampling(12, temperature=1e4))
+    assert all(len(set(c.tokens)) > len(c.tokens) // 2 for c in done)
+    assert sum(len(c.tokens) for c in done) > 40
+
+
 @pytest.mark.parametrize("temperature", [0.7, 1.5])
 def test_sampled_tokens_are_as_frequent_as_softmax_says(temperature: float) -> None:
     model = tiny_model(vocab_size=12)

@@ -78,9 +78,9 @@ def test_a_shared_beginning_is_run_once_for_all_waves(positions: Counter[int]) -
 def test_a_prompt_whose_conditions_come_in_several_waves_is_prefilled_once(
     positions: Counter[int],
 ) -> None:
-    rows = run([Condition("base"), steer(LAYERS - 1), steer(3, scope="generated")], batch_size=2)
-    # The waves of a prompt keep hidden states at different layers, at worst twice.
-    assert positions[0] <= HEAD + 2 * REST + rows
+    unsteered = [steer(k, scope="generated") for k in range(5)]
+    rows = run([Condition("base"), *unsteered], batch_size=2)
+    assert positions == {k: HEAD + REST + rows for k in range(LAYERS)}
 
 
 def test_gates_read_the_last_prompt_token_only(positions: Counter[int]) -> None:

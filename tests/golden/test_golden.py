@@ -1,20 +1,24 @@
 """The vectors folder's format, pinned byte for byte.
 
-`tests/golden/vectors` was written once from the fixed inputs below. Folders like it lie on other
-people's disks: what is pinned here must stay readable, and a change of it is a decision.
+The two folders here were written once from the fixed inputs below. Folders like them lie on other
+people's disks: what is pinned must stay readable, and a change of it is a decision.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from mlx_steer.conditions import Gate
 from mlx_steer.vectors import (
     FORMAT_VERSION,
     DatasetInfo,
+    GateInfo,
     ModelInfo,
     SteeringVector,
     SteeringVectorSet,
@@ -24,6 +28,7 @@ from mlx_steer.vectors import (
 from tests.reference import vectors as reference
 
 GOLDEN = Path(__file__).parent / "vectors"
+GATED = Path(__file__).parent / "vectors_with_gate"
 
 CURE = (
     "the format of a vectors folder has changed. If that was not meant, undo it. If it was, it is "
@@ -66,13 +71,35 @@ def golden_set() -> SteeringVectorSet:
     return SteeringVectorSet(vectors, metadata)
 
 
+def gated_set() -> SteeringVectorSet:
+    """The same with a gate; a set without gates says nothing of them."""
+    direction = np.array([0.5, -1 / 3, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0], np.float32)
+    info = GateInfo(
+        name="refusal",
+        file="filled in",
+        sha256="0" * 64,
+        layer=7,
+        threshold=-12.34567890123456,
+        method="whitened_mean_difference",
+        auc=0.9875,
+        false_positive_rate=0.05,
+        prompts={"target": 60, "other": 60, "borderline": 30},
+        system_prompt_sha256=None,
+    )
+    return golden_set().with_gate(Gate(7, direction, info.threshold, "refusal"), info)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_fixed_inputs_give_the_golden_folder_byte_for_byte(tmp_path: Path) -> None:
-    golden_set().save(tmp_path / "vectors")
-    made, golden = contents(tmp_path / "vectors"), contents(GOLDEN)
+@pytest.mark.parametrize("make", [golden_set, gated_set])
+def test_the_fixed_inputs_give_the_golden_folder_byte_for_byte(
+    make: Callable[[], SteeringVectorSet], tmp_path: Path
+) -> None:
+    make().save(tmp_path / "vectors")
+    made = contents(tmp_path / "vectors")
+    golden = contents(GATED if make is gated_set else GOLDEN)
     assert list(made) == list(golden), CURE
     for name, data in golden.items():
         assert made[name] == data, f"{name}: {CURE}"
@@ -83,6 +110,12 @@ def test_the_golden_folder_still_loads_with_every_value_it_was_made_from() -> No
     assert loaded.metadata == golden_set().metadata
     for layer, values in VALUES.items():
         assert loaded[layer].array.tobytes() == np.array(values, "<f4").tobytes()
+
+
+def test_the_golden_gate_still_loads_as_it_was_made() -> None:
+    (loaded,), (made,) = load_vectors(GATED).gates, gated_set().gates
+    assert loaded.direction.tobytes() == made.direction.tobytes()
+    assert (loaded.layer, loaded.threshold, loaded.name) == (7, -12.34567890123456, "refusal")
 
 
 def test_the_reference_path_reads_the_golden_folder() -> None:
@@ -106,4 +139,5 @@ def test_the_golden_folder_can_be_used_with_json_and_a_header_of_128_bytes() -> 
 
 if __name__ == "__main__":
     golden_set().save(GOLDEN)
-    print(f"{GOLDEN} written; look at the difference before committing it")
+    gated_set().save(GATED)
+    print(f"{GOLDEN} and {GATED} written; look at the difference before committing it")

@@ -3,10 +3,8 @@
 Both sides start from one model folder and go their own way from there: tokenizer, chat template,
 forward pass, extraction, steering and generation. Left out on purpose:
 
-- Mistral's sliding window: mlx-lm computes it with full attention, so prompts that do not fit into
-  the window are refused; `test_reference.py` has both halves of that. Gemma 3 has the windows here.
-- Gemma 2's and Phi 3's sliding windows, which mlx-lm ignores as well: the tiny ones are as long as
-  the context.
+- Sliding windows that mlx-lm ignores (Mistral's, Gemma 2's, ...): `test_windows.py` has what is true
+  of them. Gemma 3's, which mlx-lm honours, are here.
 - Rotary scaling other than Llama 3's and Ministral 3's (YaRN): it is mlx-lm's own affair.
 - Gemma 3 at widths whose square root is no bfloat16 number: there mlx-lm rounds the factor of the
   embedding as the original does, and transformers in float32 does not.
@@ -24,7 +22,7 @@ import pytest
 import torch
 
 from mlx_steer import Job, complete, extract, load_model, steered
-from mlx_steer.capture import response_states
+from mlx_steer.capture import prompt_states, response_states
 from mlx_steer.extraction import TokenPosition
 from mlx_steer.generate import Sampling
 from mlx_steer.model import Model
@@ -148,6 +146,15 @@ def test_hidden_states_of_responses_agree_at_every_layer_and_token(sides: Sides)
             for layer in range(LAYERS):
                 theirs = expected[layer][len(prompt) :]
                 assert relative_error(ours[layer], theirs) < STATE_ERROR, layer
+
+
+def test_hidden_states_of_prompts_agree_at_their_last_tokens(sides: Sides) -> None:
+    prompts = [sides.ids((i, SYSTEM)) for i in range(len(PROMPTS))]
+    ours = prompt_states(sides.ours, prompts, range(LAYERS))
+    for row, ids in enumerate(prompts):
+        expected = sides.theirs.run(ids).hidden
+        for layer in range(LAYERS):
+            assert relative_error(ours[layer][row], expected[layer][-1]) < STATE_ERROR, layer
 
 
 @pytest.mark.parametrize("position", ["last", "mean"])

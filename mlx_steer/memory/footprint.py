@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mlx_steer.errors import ModelError
-from mlx_steer.memory.machine import has_metal, working_set
+from mlx_steer.memory.machine import has_metal, too_large, working_set
 from mlx_steer.memory.shape import Shape
 
 # Positions that mlx-lm's caches grow by.
@@ -74,8 +73,8 @@ def estimate(
     prompt_tokens: int,
     max_tokens: int,
     *,
-    prefill_rows: int | None = None,
     conditions: int = 1,
+    replayed: int | None = None,
     metal: bool | None = None,
 ) -> MemoryEstimate:
     """The memory that `generate.completions` takes with a full batch.
@@ -87,9 +86,9 @@ def estimate(
         rows: Rows decoded at a time.
         prompt_tokens: Tokens of the longest prompt.
         max_tokens: Response tokens at most.
-        prefill_rows: Rows admitted at a time; by default a quarter of the batch, or all conditions
-            of a prompt if those are more.
         conditions: Conditions that each prompt runs under; their shared heads are kept.
+        replayed: How many of them first act at the same layer, and so go through the network
+            together in prefill; a quarter by default.
         metal: Whether it runs on Metal, where attention is fused; by default what this machine has.
 
     Raises:
@@ -98,8 +97,9 @@ def estimate(
     from mlx_steer.generate.jobs import PREFILL_TOKENS
 
     shape = Shape.of(config)
-    wave = prefill_rows or max(1, rows // 4, min(rows, conditions))
-    wave = min(wave, rows)
+    # As `waves` does it: a quarter of the batch, but all conditions of a prompt together.
+    most = max(rows // 4, 1) if rows // 4 * prompt_tokens <= PREFILL_TOKENS else 1
+    wave = min(rows, max(most, conditions))
     total = prompt_tokens + max_tokens
     on_metal = has_metal() if metal is None else metal
 
@@ -115,14 +115,15 @@ def estimate(
     # The last wave's prompts, one head, and a head for each steered condition, of which only the
     # layers above the steered one exist: about half.
     prompts = math.ceil(wave / conditions)
-    heads = 0.0 if conditions == 1 and rows == 1 else 1 + 0.5 * (conditions - 1)
+    heads = 1 + 0.5 * (conditions - 1)
     states = min(conditions - 1, shape.layers) * prompts * prompt_tokens
     shared = (
         keys_and_values(prompts, prompt_tokens)
         + keys_and_values(heads, 1)
         + (states + shape.layers * min(prompt_tokens, _STEP)) * shape.hidden * dtype_bytes
     )
-    at_once = max(1, min(wave, PREFILL_TOKENS // max(1, prompt_tokens)))
+    group = math.ceil(conditions / 4) if replayed is None else max(1, replayed)
+    at_once = min(wave, prompts * group)
     prefill = shape.activation_bytes(at_once, prompt_tokens, prompt_tokens, dtype_bytes, on_metal)
     decode = shape.activation_bytes(rows, 1, total, dtype_bytes, on_metal)
     logits = rows * shape.vocabulary * _bytes_per_score(dtype_bytes)
@@ -249,16 +250,7 @@ def choose_batch_size(
         )
         if found.fits(usable):
             return rows
-    raise too_large(name, found, usable)
-
-
-def too_large(name: str, least: MemoryEstimate, limit: int) -> ModelError:
-    """The error for a model of which not even one row fits."""
-    needed = least.weights + (1 + UNCERTAINTY) * least.on_top
-    return ModelError(
-        f"{name} needs {needed / 1e9:.1f} GB, this machine can use {limit / 1e9:.1f} GB; use 4-bit "
-        "weights (--quantize 4) or a smaller model"
-    )
+    raise too_large(name, int(found.weights + (1 + UNCERTAINTY) * found.on_top), usable)
 
 
 def _bytes_per_score(dtype_bytes: int) -> int:

@@ -1,0 +1,199 @@
+"""doctor and plan: is this machine sound, and what will a run take?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlx_steer.cli.options import model_options, model_settings
+
+if TYPE_CHECKING:
+    from mlx_steer.doctor import Diagnosis
+    from mlx_steer.planning import ExperimentPlan
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_STYLES = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "dim"}
+
+
+@click.command()
+@model_options
+@click.option(
+    "--speed/--no-speed",
+    default=None,
+    help="Measure decoding, steered and not; by default on a Mac only.",
+)
+@_json_option
+def doctor(speed: bool | None, as_json: bool, **options: Any) -> None:
+    """Check this machine, and that steering works here; for bug reports.
+
+    Without --model, tiny random models are checked. Exit code 1 if a check fails.
+    """
+    from mlx_steer.doctor import examine
+    from mlx_steer.model import Model, load_model
+
+    settings = model_settings(options)
+
+    def load() -> Model:
+        return load_model(settings.pop("name"), **settings)
+
+    found = examine(load if settings["name"] else None, speed=speed)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        _print_diagnosis(found)
+    if not found.healthy:
+        sys.exit(1)
+
+
+for _option in doctor.params:
+    # The options are the same as everywhere, but here a model is not needed.
+    if _option.name == "model":
+        _option.required = False
+
+
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--batch-size", type=int, help="Instead of the config's.")
+@click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")
+@_json_option
+def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:
+    """Say what the experiment of a CONFIG file will run, show, need and take."""
+    from mlx_steer.config import load_config
+    from mlx_steer.planning import plan_experiment
+
+    experiment = load_config(config)
+    if batch_size is not None:
+        changed = experiment.generation.model_copy(update={"batch_size": batch_size})
+        experiment = experiment.model_copy(update={"generation": changed})
+    found = plan_experiment(experiment, measure=measure)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        _print_plan(found)
+
+
+def _print_diagnosis(found: Diagnosis) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from mlx_steer.cli.output import console
+
+    out = console()
+    facts = {**found.environment, "working_set_gb": round(found.working_set / 1e9, 1)}
+    for name, value in {**facts, **found.metal}.items():
+        out.print(f"{name}: {value}", markup=False)
+    table = Table("check", "of", "result", "measured", "limit", "")
+    for check in found.checks:
+        table.add_row(
+            check.name,
+            Text(check.subject),
+            Text(check.status, style=_STYLES[check.status]),
+            "" if check.measured is None else f"{check.measured:.3g}",
+            "" if check.limit is None else f"{check.limit:.3g}",
+            Text(check.detail),
+        )
+    out.print(table)
+    if found.speed:
+        table = Table("rows", "unsteered tokens/s", "steered tokens/s", "ratio")
+        for line in found.speed:
+            numbers = (f"{line.unsteered:.1f}", f"{line.steered:.1f}", f"{line.ratio:.3f}")
+            table.add_row(str(line.rows), *numbers)
+        out.print(table)
+
+
+def _print_plan(found: ExperimentPlan) -> None:
+    from rich.table import Table
+
+    from mlx_steer.cli.output import console
+
+    out = console()
+    where = "on this machine" if found.downloaded else "not downloaded"
+    out.print(f"{found.name}: {found.model} ({where})", markup=False)
+    table = Table("stage", "conditions", "prompts", "rows", "prompt tokens", "new tokens", "time")
+    for stage in found.stages:
+        seconds = found.seconds.get(stage.name)
+        table.add_row(
+            stage.name,
+            str(stage.conditions or ""),
+            str(stage.prompts),
+            str(stage.rows),
+            f"{stage.prompt_tokens:,}",
+            f"{stage.response_tokens:,}" if stage.decoded else "",
+            "" if seconds is None else duration(seconds),
+        )
+    out.print(table)
+    if found.rates is not None:
+        total = duration(sum(found.seconds.values()))
+        speeds = f"{found.rates.read:.0f} prompt and {found.rates.decode:.0f} new tokens/s"
+        out.print(f"At most about {total}, at {speeds}. {found.rates.basis}", markup=False)
+    _print_power(found)
+    _print_memory(found)
+    for note in found.notes:
+        out.print(f"note: {note}", markup=False)
+
+
+def _print_power(found: ExperimentPlan) -> None:
+    from rich.table import Table
+
+    from mlx_steer.cli.output import console
+
+    def points(difference: float | None) -> str:
+        return "none" if difference is None else f"{100 * difference:.0f}"
+
+    title = f"Found with 80 % power, in points: alone / among {found.comparisons} comparisons"
+    table = Table("prompts", "base rate", "rise", "fall", title=title, title_justify="left")
+    for line in found.power:
+        table.add_row(
+            f"{line.prompts} {line.set}",
+            f"{100 * line.base_rate:.0f} %",
+            f"{points(line.rise)} / {points(line.rise_corrected)}",
+            f"{points(line.fall)} / {points(line.fall_corrected)}",
+        )
+    console().print(table)
+
+
+def _print_memory(found: ExperimentPlan) -> None:
+    from rich.table import Table
+
+    from mlx_steer.cli.output import console
+
+    if found.memory is None:
+        return
+    limit = found.memory.working_set
+    title = f"GB by batch size, of {limit / 1e9:.1f} that MLX can use here"
+    head = ("rows", "weights", "KV cache", "copies", "activ.", "logits", "peak", "fits")
+    table = Table(*head, title=title, title_justify="left")
+    for line in found.memory.sizes:
+        fits = "yes" if line.fits(limit) else "no"
+        table.add_row(
+            str(line.rows),
+            *(
+                f"{size / 1e9:.2f}"
+                for size in (
+                    line.weights,
+                    line.kv_cache,
+                    line.shared + line.copies,
+                    line.activations,
+                    line.logits,
+                    line.peak,
+                )
+            ),
+            f"{fits}, chosen" if line.rows == found.batch_size else fits,
+        )
+    out = console()
+    out.print(table)
+    parts = {"extraction": found.memory.extraction, "scoring": found.memory.scoring}
+    out.print("; ".join(f"{name} peaks at {size / 1e9:.2f} GB" for name, size in parts.items()))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit people would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
