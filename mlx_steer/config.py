@@ -61,6 +61,16 @@ class ModelConfig(_Section):
     thinking: bool = False
 
 
+class JudgeModelConfig(ModelConfig):
+    """A model that reads every response beside the judge of rules (see judge_model.py).
+
+    Attributes:
+        max_tokens: Of its answers, which are a word or two; more for a model that thinks first.
+    """
+
+    max_tokens: Count = 16
+
+
 class ExtractConfig(_Section):
     """Where the steering vectors come from.
 
@@ -105,12 +115,15 @@ class SweepConfig(_Section):
         layers: Which of the vectors' layers; None for all of them.
         strengths: Factors on the raw vector.
         system_prompts: Names of the behavior's system prompts, or texts; they are compared too.
+        screen: Rank the cells before anything is generated and run only so many (see
+            screening.py); None runs them all.
         limits: See `Limits`.
     """
 
     layers: tuple[int, ...] | None = None
     strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
     system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
+    screen: Count | None = None
     limits: Limits = Limits()
 
     @field_validator("layers", "strengths", "system_prompts", mode="before")
@@ -216,6 +229,7 @@ class ExperimentConfig(_Section):
         name: Of the run, and of its directory under `runs/`.
         behavior: A shipped behavior's name, or a folder of one's own.
         gate: Fit a gate and compare gated steering too; None does without.
+        judge_model: A model that judges every row once more; None does without.
         prompts_per_set: Use only the first so many prompts of each set and split.
     """
 
@@ -228,6 +242,7 @@ class ExperimentConfig(_Section):
     gate: GateConfig | None = None
     generation: GenerationConfig = GenerationConfig()
     statistics: StatisticsConfig = StatisticsConfig()
+    judge_model: JudgeModelConfig | None = None
     prompts_per_set: Count | None = None
 
     def to_yaml(self) -> str:

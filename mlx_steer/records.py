@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from mlx_steer.conditions import Condition, Intervention, digest
 from mlx_steer.datasets import Behavior, PromptItem
+from mlx_steer.errors import GenerationError
 from mlx_steer.generate import Completion, Job, Sampling
 from mlx_steer.model import Model
 from mlx_steer.vectors import SteeringVectorSet
@@ -37,7 +39,16 @@ def row_key(model: Model, ids: tuple[int, ...], condition: Condition, sampling: 
 
 
 def row_record(done: Completion, job: Job, item: PromptItem) -> dict[str, Any]:
-    """One line of rows.jsonl."""
+    """One line of rows.jsonl.
+
+    Raises:
+        GenerationError: If the hidden state overflowed, so that the response means nothing.
+    """
+    if done.margin is not None and not math.isfinite(done.margin):
+        raise GenerationError(
+            f"under the condition {job.condition.name!r} the model's numbers overflow (prompt "
+            f"{item.id}); take a smaller strength, or another dtype"
+        )
     return {
         "key": done.key,
         "condition": job.condition.name,

@@ -265,9 +265,11 @@ def _lock_handle(folder: Path) -> int:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # While this one waited, the directory may have been moved away, lock and all.
+            # Since it was opened, the directory may have been moved away, lock and all.
             if _identity(os.stat(path)) == _identity(os.fstat(handle)):
                 return handle
+        except FileNotFoundError:
+            pass  # moved away, and another one without a lock in its place, or none
         except BlockingIOError:
             owner = os.read(handle, 64).decode(errors="replace").strip() or "another process"
             os.close(handle)

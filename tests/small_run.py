@@ -37,8 +37,11 @@ BEHAVIOR = {
 }
 
 
-def behavior_folder(path: Path, *, prompts: int = 3, **changes: Any) -> Path:
-    """Write a behavior with 4 pairs and so many prompts of each set and split."""
+def behavior_folder(path: Path, *, prompts: int = 3, gate: bool = False, **changes: Any) -> Path:
+    """Write a behavior with 4 pairs and so many prompts of each set and split.
+
+    With `gate`, there are 6 prompts of either side to fit a gate on as well.
+    """
     path.mkdir(parents=True, exist_ok=True)
     (path / "behavior.yaml").write_text(yaml.safe_dump({**BEHAVIOR, **changes}, sort_keys=False))
     pairs = [{"prompt": p, "positive": yes, "negative": no} for p, yes, no in PAIRS]
@@ -60,6 +63,12 @@ def behavior_folder(path: Path, *, prompts: int = 3, **changes: Any) -> Path:
             ("borderline", "test"),
         )
         for i in range(prompts)
+    ]
+    items += [
+        {"id": f"{name}-gate-{i}", "set": name, "split": "gate", "prompt": f"{verb} {topic} now."}
+        for name, verb in (("target", "Take"), ("other", "Paint"))
+        for i, topic in enumerate(TOPICS[:6])
+        if gate
     ]
     write_lines(path / "prompts.jsonl", items)
     return path

@@ -39,18 +39,35 @@ limit_option = click.option(
     help="Use only the first so many prompts of each set.",
 )
 
+judge_option = click.option(
+    "--judge-model",
+    metavar="MODEL",
+    help="A model that judges every response too; never overrules the judge of rules.",
+)
+
 
 @click.command()
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: runs/NAME.")
+@judge_option
 @batch_option
 @fresh_option
 @quiet_option
-def run(config: Path, out: Path | None, batch_size: int | None, fresh: bool, quiet: bool) -> None:
+def run(
+    config: Path,
+    out: Path | None,
+    judge_model: str | None,
+    batch_size: int | None,
+    fresh: bool,
+    quiet: bool,
+) -> None:
     """Carry out the experiment of a CONFIG file, or continue it; ends with a report."""
-    from mlx_steer.config import load_config
+    from mlx_steer.config import JudgeModelConfig, load_config
 
     experiment = load_config(config)
+    if judge_model is not None:
+        judge = JudgeModelConfig(name=judge_model)
+        experiment = experiment.model_copy(update={"judge_model": judge})
     if batch_size is not None:
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
@@ -98,15 +115,34 @@ def extract(
 @vectors_option
 @click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
 @click.option("--strengths", type=NUMBERS, default="0.5,1.0,1.5", show_default=True)
+@click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
+@click.option(
+    "--keep",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="How many cells --screen leaves.",
+)
 @out_option
+@judge_option
 @generation_options(150)
 @batch_option
 @limit_option
 @fresh_option
 @quiet_option
-def sweep(layers: Any, strengths: Any, out: Path, fresh: bool, quiet: bool, **options: Any) -> None:
+def sweep(
+    layers: Any,
+    strengths: Any,
+    screen: bool,
+    keep: int,
+    out: Path,
+    fresh: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
     """Try layers and strengths on the select half of the prompts and choose the best cell."""
-    config = _config(out, options, layers=layers, sweep={"strengths": strengths})
+    section = {"strengths": strengths, "screen": keep if screen else None}
+    config = _config(out, options, layers=layers, sweep=section)
     _execute(config, out, fresh, quiet, compare=False)
 
 
@@ -125,6 +161,7 @@ def sweep(layers: Any, strengths: Any, out: Path, fresh: bool, quiet: bool, **op
     help="Random directions.",
 )
 @out_option
+@judge_option
 @generation_options(150)
 @batch_option
 @limit_option
@@ -173,12 +210,14 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
     if vectors and layers != "all" and "sweep" in sections:
         sections["sweep"]["layers"] = layers
     names = ("max_tokens", "temperature", "seed", "batch_size")
+    judge = options.pop("judge_model")
     data = {
         "name": re.sub(r"[^A-Za-z0-9._-]+", "-", out.name).strip("._-")[:100] or "run",
         "model": model_settings(options),
         "behavior": options.pop("behavior"),
         "extract": extract_section,
         "generation": {name: options.pop(name) for name in names},
+        "judge_model": None if judge is None else {"name": judge},
         "prompts_per_set": options.pop("prompts_per_set"),
         **sections,
     }

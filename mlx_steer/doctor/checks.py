@@ -82,15 +82,22 @@ def machine_checks() -> Iterator[Check]:
 
 def model_checks(model: Model) -> Iterator[Check]:
     """Everything steering rests on, for one model."""
-    examination = _Examination(model)
+    try:
+        examination = _Examination(model)
+    except Exception as error:  # nothing else can be checked on a model that does not run
+        yield _failed("a plain pass", model, error)
+        return
     for name, check in examination.all().items():
         try:
             yield check(name)
-        except SteerError as error:
-            yield Check(name, model.info.id, "fail", detail=str(error))
         except Exception as error:  # what a bug report is for
-            reason = " ".join(str(error).split())[:200]
-            yield Check(name, model.info.id, "fail", detail=f"{type(error).__name__}: {reason}")
+            yield _failed(name, model, error)
+
+
+def _failed(name: str, model: Model, error: Exception) -> Check:
+    reason = " ".join(str(error).split())[:200]
+    kind = "" if isinstance(error, SteerError) else f"{type(error).__name__}: "
+    return Check(name, model.info.id, "fail", detail=f"{kind}{reason}")
 
 
 class _Examination:
@@ -107,10 +114,13 @@ class _Examination:
         self.parameters = _parameter_names(self.network)
         self.classes = [type(block) for block in decoder_layers(self.network)]
         self.base = self.logits(self.ids[0])
-        with _watched(self.network) as seen:
+        seen: list[mx.array] = []
+        with steerable(self.network, [self.layer]) as sites:
+            sites[0].record = seen.append
             self.logits(self.ids[0])
+            sites[0].record = None
         # The first token's state can be a hundred times longer than all others: the median.
-        norm = np.median(np.linalg.norm(seen.get(self.layer, np.ones((1, 1))), axis=-1))
+        norm = np.median(np.linalg.norm(_array(seen[0][0]), axis=-1))
         draw = np.random.default_rng(1).standard_normal(model.hidden_size)
         self.vector = (norm * draw / np.linalg.norm(draw)).astype(np.float32)
 
@@ -318,13 +328,23 @@ class _Watcher:
 @contextmanager
 def _watched(network: nn.Module) -> Iterator[dict[int, Float64]]:
     """Hidden states of one-row passes, by layer: (tokens, hidden_size)."""
-    blocks, seen = decoder_layers(network), dict[int, Float64]()
+    blocks, seen = _held_blocks(network), dict[int, Float64]()
     before = list(blocks)
     try:
         blocks[:] = [_Watcher(b, seen, i) for i, b in enumerate(before)]  # type: ignore
         yield seen
     finally:
         blocks[:] = before
+
+
+def _held_blocks(network: nn.Module) -> list[nn.Module]:
+    """The very list that the network runs; its `layers` may be a copy."""
+    first = decoder_layers(network)[0]
+    for module in network.modules():  # type: ignore[no-untyped-call]
+        for value in module.values():
+            if isinstance(value, list) and value and value[0] is first:
+                return value
+    return []
 
 
 def _array(values: mx.array) -> Float64:

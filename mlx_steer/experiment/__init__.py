@@ -1,31 +1,40 @@
-"""The experiment: extract, sweep, choose, compare, score; every part a list of conditions.
+"""The experiment: extract, sweep, choose, compare, score, judge; parts are lists of conditions.
 
 Knows nothing about terminals: what is going on is told to a `Progress`.
 """
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_steer import design
-from mlx_steer.config import ExperimentConfig
+from mlx_steer.config import ExperimentConfig, JudgeModelConfig
 from mlx_steer.datasets import Behavior, load_behavior
 from mlx_steer.environment import environment
 from mlx_steer.errors import ConfigError, DataError
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.stages import Stages
 from mlx_steer.judge import judge_response
+from mlx_steer.judge_model import Answered, Rubric, judge_id, verdicts
+from mlx_steer.metrics import load_run
 from mlx_steer.model import Model, load_model
+from mlx_steer.model.hub import locate
 from mlx_steer.records import behavior_record, prompt_record
 from mlx_steer.run import FORMAT_VERSION, RunDirectory, json_line
 
 __all__ = ["DEFAULT_BATCH", "Progress", "run_experiment"]
 
 DEFAULT_BATCH = 64
+
+# A judge model's verdicts go to disk so many at a time.
+_FLUSH_EVERY = 16
 
 
 def run_experiment(
@@ -58,11 +67,14 @@ def run_experiment(
         own = config.model.model_dump()
         own["revision"] = config.model.revision or _recorded_revision(run, config.model.name)
         model = load_model(own.pop("name"), **own)
+        if config.judge_model is not None:  # that it is missing must not be found out hours later
+            locate(config.judge_model.name, config.judge_model.revision)
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     run.write("config.yaml", config.to_yaml())
     batch_size = config.generation.batch_size or DEFAULT_BATCH
     _write_inputs(run, behavior)
-    _write_manifest(run, clock, model, batch_size, finished=False)
+    about = _about(model, batch_size)
+    _write_manifest(run, clock, about, finished=False)
     stages = Stages(config, run, progress, behavior, model, batch_size)
     with clock.timed("extract"):
         stages.extract()
@@ -81,8 +93,78 @@ def run_experiment(
             stages.compare(choice)
     with clock.timed("score"):
         stages.rows.score()
-    _write_manifest(run, clock, model, batch_size, finished=True)
+    if config.judge_model is not None:
+        own = config.judge_model.model_dump(exclude={"max_tokens"})
+        judge = model if own == config.model.model_dump() else None
+        # Two large models do not fit in memory together: the first goes before the second comes.
+        del model, stages
+        with clock.timed("judge"):
+            judge = judge or _load_alone(own)
+            about["notes"] += _judge(config.judge_model, run, progress, behavior, judge, batch_size)
+        about["judge_model"] = judge.info.model_dump(mode="json")
+    _write_manifest(run, clock, about, finished=True)
     return run.folder
+
+
+def _load_alone(settings: dict[str, Any]) -> Model:
+    gc.collect()
+    mx.clear_cache()
+    return load_model(settings.pop("name"), **settings)
+
+
+def _judge(
+    config: JudgeModelConfig,
+    run: RunDirectory,
+    progress: Progress,
+    behavior: Behavior,
+    judge: Model,
+    batch_size: int,
+) -> list[str]:
+    """A judge model's verdict on every row of the run's conditions; gives notes for the report."""
+    rubric, data = Rubric(behavior), load_run(run.folder)
+    name = judge_id(judge, rubric, config.max_tokens)
+    answered = {
+        key: Answered(key, data.prompts[prompt_id], data.rows[key].text)
+        for condition in data.conditions
+        for prompt_id, key in condition.rows.items()
+        if key in data.rows
+    }
+    last: dict[str, dict[str, Any]] = {}
+    held: dict[str, dict[str, Any]] = {}
+    for score in run.read("scores.jsonl"):
+        if score["key"] in answered and "judge_model" in score:
+            last[score["key"]] = score
+            if score.get("judge") == name:
+                held[score["key"]] = score
+    # Of several judges' verdicts on a row the last line counts, and that is to be this one's.
+    run.append("scores.jsonl", [score for key, score in held.items() if last[key] is not score])
+    found = {key: score["judge_model"] for key, score in held.items()}
+    todo = [one for key, one in answered.items() if key not in held]
+    progress.stage("judge", len(answered), len(held))
+    fresh: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        done, fresh[:] = fresh[:], []
+        run.append("scores.jsonl", done)
+
+    try:
+        for part in verdicts(judge, rubric, todo, config.max_tokens, batch_size):
+            found.update(part)
+            fresh += [{"key": key, "judge": name, "judge_model": verdict} for key, verdict in part]
+            if len(fresh) >= _FLUSH_EVERY:
+                flush()
+            progress.advance(units=len(part))
+    finally:
+        flush()
+    silent = sum(verdict is None for verdict in found.values())
+    if not silent:
+        return []
+    note = (
+        f"The judge model {judge.info.id} gave no verdict on {silent} of {len(found)} rows: its "
+        f"answer was not one of {', '.join(rubric.labels.values())} alone, or the row too long."
+    )
+    progress.note(note)
+    return [note]
 
 
 def _recorded_revision(run: RunDirectory, name: str) -> str | None:
@@ -100,8 +182,20 @@ def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
     run.write("prompts.jsonl", "".join(json_line(prompt_record(p)) for p in used))
 
 
+def _about(model: Model, batch_size: int) -> dict[str, Any]:
+    """What the manifest says of the model, and how it is run."""
+    return {
+        "model": model.info.model_dump(mode="json"),
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "dtype": str(model.dtype).removeprefix("mlx.core."),
+        "batch_size": batch_size,
+        "notes": _notes(model),
+    }
+
+
 def _write_manifest(
-    run: RunDirectory, clock: _Clock, model: Model, batch_size: int, *, finished: bool
+    run: RunDirectory, clock: _Clock, about: dict[str, Any], *, finished: bool
 ) -> None:
     run.write_json(
         "manifest.json",
@@ -111,12 +205,7 @@ def _write_manifest(
             "started": clock.started,
             "finished": clock.now() if finished else None,
             "seconds": clock.seconds,
-            "model": model.info.model_dump(mode="json"),
-            "num_layers": model.num_layers,
-            "hidden_size": model.hidden_size,
-            "dtype": str(model.dtype).removeprefix("mlx.core."),
-            "batch_size": batch_size,
-            "notes": _notes(model),
+            **about,
         },
     )
 

@@ -16,10 +16,14 @@ from mlx_steer.model import Model
 from mlx_steer.perplexity import Answer, perplexities
 from mlx_steer.records import condition_record, row_key, row_record
 from mlx_steer.run import RunDirectory
+from mlx_steer.screening import screen
 from mlx_steer.vectors import SteeringVectorSet
 
 # Finished rows go to disk after at most this many steps.
 _FLUSH_EVERY = 8
+
+# Batches of prefills between two signs of life.
+_SCREENED_AT_ONCE = 4
 
 
 class Rows:
@@ -105,6 +109,37 @@ class Rows:
                 self._progress.advance(units=1)
         finally:
             flush()
+
+    def screen(
+        self, conditions: Sequence[Condition], items: Sequence[PromptItem], shown: Sequence[int]
+    ) -> dict[str, dict[str, float]]:
+        """How strongly each condition leans to the behavior (see screening.py); nothing is decoded.
+
+        Args:
+            conditions: The conditions.
+            items: The prompts.
+            shown: Tokens that begin responses that show the behavior.
+
+        Returns:
+            Log-odds of `shown` by condition and prompt id.
+        """
+        self._progress.stage("screen", len(conditions) * len(items), 0)
+        found: dict[str, dict[str, float]] = {c.name: {} for c in conditions}
+        # All conditions of a prompt together, so that it is prefilled once; some prompts at a time,
+        # so that there is progress to be seen.
+        step = max(1, _SCREENED_AT_ONCE * self._batch_size // len(conditions))
+        for i in range(0, len(items), step):
+            jobs: dict[str, tuple[Job, str, str]] = {}
+            for item in items[i : i + step]:
+                for c in conditions:
+                    ids, key = prompt_ids(self._model, item, c.system_prompt), str(len(jobs))
+                    jobs[key] = (Job(key, ids, c), c.name, item.id)
+            asked = [job for job, _, _ in jobs.values()]
+            for key, value in screen(self._model, asked, shown, self._batch_size).items():
+                _, name, prompt_id = jobs[key]
+                found[name][prompt_id] = value
+            self._progress.advance(units=len(jobs))
+        return found
 
     def score(self) -> None:
         """Perplexity of every row under the unsteered model, given the row's own prompt."""

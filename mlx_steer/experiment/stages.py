@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ from mlx_steer.config import ExperimentConfig
 from mlx_steer.datasets import Behavior, PromptItem
 from mlx_steer.errors import ConfigError, VectorError
 from mlx_steer.experiment.progress import Progress
-from mlx_steer.experiment.rows import Rows
+from mlx_steer.experiment.rows import Rows, prompt_ids
 from mlx_steer.extraction import pair_states
 from mlx_steer.gates import GateFit, fit_gate
 from mlx_steer.metrics import cell_of, choose_cell, choose_system_prompt, judged, load_run
 from mlx_steer.model import Model
 from mlx_steer.run import RunDirectory
+from mlx_steer.screening import opening_tokens
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
 
 # What the run's vectors were extracted from, as hashes by folder: changed settings make new ones.
 _MADE_FROM = ".extracted.json"
+# Every log-odds of the screening, and a hash of what it was made from.
+_SCREENED = ".screened.json"
 
 
 class Stages:
@@ -97,7 +101,10 @@ class Stages:
         if self.config.gate is not None:
             strengths = self.config.gate.strengths or config.strengths
             conditions += design.gated_sweep(self.vectors, layers, strengths, self.gate(None))
-        self.rows.make("sweep", conditions, self._items("select", "target", "other"))
+        items = self._items("select", "target", "other")
+        if config.screen is not None:
+            conditions = self._screened(conditions, items, config.screen)
+        self.rows.make("sweep", conditions, items)
         choice = self._choose(conditions, dict(zip(prompts, config.system_prompts, strict=True)))
         self.run.write_json("choice.json", choice)
         return choice
@@ -168,6 +175,58 @@ class Stages:
     def system_prompt(self, name_or_text: str) -> tuple[str, str]:
         """A system prompt's short name and its text."""
         return design.resolve_system_prompt(self.behavior.system_prompts, name_or_text)
+
+    def _screened(
+        self, conditions: Sequence[Condition], items: Sequence[PromptItem], keep: int
+    ) -> list[Condition]:
+        """Without the cells that are not among the best `keep` of their kind."""
+        cells = [c for c in conditions if c.interventions]
+        found = self._log_odds([design.BASE, *cells], items)
+        sets = {item.id: item.set for item in items}
+        base = lean(found[design.BASE.name], sets)
+        limit = base["other"] + self.config.sweep.limits.false_positives
+        records: list[dict[str, Any]] = []
+        for kind in dict.fromkeys(c.kind for c in cells):
+            leans = {c.name: lean(found[c.name], sets) for c in cells if c.kind == kind}
+            by_name = {c.name: c.interventions[0] for c in cells if c.kind == kind}
+            order = sorted(
+                leans, key=lambda n: screening_rank(leans[n], limit, by_name[n].strength)
+            )
+            records += [
+                {
+                    "condition": name,
+                    "kind": kind,
+                    "layer": by_name[name].layer,
+                    "strength": by_name[name].strength,
+                    **leans[name],
+                    "kept": place < keep,
+                }
+                for place, name in enumerate(order)
+            ]
+        self.run.write_json("screening.json", {"base": base, "limit": limit, "cells": records})
+        kept = {record["condition"] for record in records if record["kept"]}
+        return [c for c in conditions if not c.interventions or c.name in kept]
+
+    def _log_odds(
+        self, conditions: Sequence[Condition], items: Sequence[PromptItem]
+    ) -> dict[str, dict[str, float]]:
+        """Log-odds by condition and prompt id: what an earlier start has left, or new ones."""
+        shown, _ = opening_tokens(self.model, self.behavior)
+        key = digest(
+            {
+                "model": self.model.identity,
+                "shown": shown,
+                "conditions": {c.name: c.key() for c in conditions},
+                "prompts": {p.id: prompt_ids(self.model, p, None) for p in items},
+            }
+        )
+        held = self.run.read_json(_SCREENED)
+        if held.get("made_from") == key:
+            found: dict[str, dict[str, float]] = held["log_odds"]
+            return found
+        found = self.rows.screen(conditions, items, shown)
+        self.run.write_json(_SCREENED, {"made_from": key, "log_odds": found})
+        return found
 
     def _choose(
         self, conditions: Sequence[Condition], given: dict[tuple[str, str], str]
@@ -275,6 +334,43 @@ class Stages:
                 f"layer {missing[0]} is to be steered but has no vector; there are vectors for "
                 f"layers {', '.join(map(str, self.vectors))}"
             )
+
+
+def lean(log_odds: Mapping[str, float], sets: Mapping[str, str]) -> dict[str, float]:
+    """How strongly a condition leans to the behavior before anything is decoded.
+
+    Args:
+        log_odds: Of openings that show the behavior, by prompt id (see `screening.screen`).
+        sets: Each prompt's set.
+
+    Returns:
+        `target` and `other`: the mean probability of such an opening over the prompts of that set,
+        the rate to be expected if openings decided; `target_log_odds` and `other_log_odds`: the
+        mean log-odds, for reading.
+    """
+    found: dict[str, float] = {}
+    for name in ("target", "other"):
+        values = [value for prompt_id, value in log_odds.items() if sets[prompt_id] == name]
+        chances = [1 / (1 + math.exp(-value)) for value in values]
+        found[name] = round(math.fsum(chances) / len(values), 4)
+        found[f"{name}_log_odds"] = round(math.fsum(values) / len(values), 3)
+    return found
+
+
+def screening_rank(lean: Mapping[str, float], limit: float, strength: float) -> tuple[float, ...]:
+    """Sorts cells before decoding as the choice sorts them afterwards, the best first.
+
+    Cells within the limit on other prompts come first, by their lean on target prompts; then the
+    others, by the difference. Log-odds alone would put the strongest steering first, which babbles.
+
+    Args:
+        lean: What `lean` gave.
+        limit: The highest lean on other prompts of a cell that can be chosen.
+        strength: The cell's; of equals, the smaller comes first.
+    """
+    within = lean["other"] <= limit + 1e-9
+    gain = lean["target"] if within else lean["target"] - lean["other"]
+    return (not within, -gain, abs(strength))
 
 
 def _given(layer: int | None) -> list[int]:

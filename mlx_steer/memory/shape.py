@@ -15,6 +15,17 @@ _HIDDEN_COPIES, _MLP_COPIES, _SCORE_COPIES = 8, 3, 1.25
 # Head sizes that MLX's fused attention on Metal takes when it reads a prompt.
 _FUSED_HEADS = (64, 80, 128)
 
+# What these models leave out of their config.json, as mlx-lm fills it in.
+_LEFT_OUT: dict[str, dict[str, int]] = {
+    "gemma3": {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "vocab_size": 262208,
+    },
+    "gemma3_text": {"head_dim": 256, "vocab_size": 262144},
+}
+
 Tensor = tuple[str, str, tuple[int, ...]]
 """Name, dtype as safetensors writes it, and shape."""
 
@@ -56,7 +67,8 @@ class Shape:
         Raises:
             ModelError: If a value that is needed is missing.
         """
-        text: Mapping[str, Any] = config.get("text_config") or config
+        left_out = _LEFT_OUT.get(str(config.get("model_type")), {})
+        text: Mapping[str, Any] = {**left_out, **(config.get("text_config") or config)}
 
         def number(*names: str) -> int:
             for name in names:

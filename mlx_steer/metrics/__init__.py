@@ -5,15 +5,14 @@ Reads a run directory and nothing else; needs no model and never mlx.
 
 from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, choose_system_prompt
 from mlx_steer.metrics.compute import compute_metrics
-from mlx_steer.metrics.load import (
+from mlx_steer.metrics.load import RunData, load_run, read_labels
+from mlx_steer.metrics.records import (
     BehaviorRecord,
     Choice,
     ConditionRecord,
+    GateRecord,
     InterventionRecord,
     Row,
-    RunData,
-    load_run,
-    read_labels,
 )
 from mlx_steer.metrics.verdicts import Scored, judged
 
@@ -22,6 +21,7 @@ __all__ = [
     "Cell",
     "Choice",
     "ConditionRecord",
+    "GateRecord",
     "InterventionRecord",
     "Row",
     "RunData",

@@ -7,7 +7,8 @@ from fractions import Fraction
 
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
-from mlx_steer.metrics.load import ConditionRecord, RunData
+from mlx_steer.metrics.load import RunData
+from mlx_steer.metrics.records import ConditionRecord
 from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.stats import Rate, wilson
 

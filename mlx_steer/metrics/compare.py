@@ -1,57 +1,94 @@
 """Paired comparisons on the test half: with base, with the system prompt, with the controls.
 
-Each family of tests is corrected by Holm's method, for target, other and borderline prompts apart.
+The conditions that were settled before the test half was run are one family of tests, the headline;
+all others, such as further strengths, are a second, exploratory one. Each family is corrected by
+Holm's method for its own size, for target, other and borderline prompts apart.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mlx_steer.metrics.load import ConditionRecord
 from mlx_steer.metrics.measure import MEASURES, Json, ScoredRun
+from mlx_steer.metrics.records import ConditionRecord
 from mlx_steer.stats import PairedDifference, detectable_difference, finding, holm, paired
 
 STEERING_KINDS = ("steering", "gated", "prompt+steering", "prompt+gated")
 POWER = 0.8
 
-Pair = tuple[ConditionRecord, ConditionRecord]
+Outcomes = Mapping[str, bool]
+"""Whether each test prompt shows the behavior, by prompt id."""
 
 
-def against_base(data: ScoredRun, conditions: Iterable[ConditionRecord]) -> dict[str, Json]:
-    """Every condition but base and the controls, minus base; by condition name."""
+def against_base(
+    data: ScoredRun,
+    conditions: Iterable[ConditionRecord],
+    primary: Collection[str],
+    computed: Mapping[str, Outcomes],
+) -> dict[str, Json]:
+    """Every condition but base and the controls, minus base; by condition name.
+
+    Args:
+        data: The run.
+        conditions: Those to compare.
+        primary: Names of the pre-specified ones.
+        computed: Outcomes that were not generated, by name; tested with the further conditions.
+    """
     if data.base is None:
         return {}
+    base = data.shown(data.base)
     compared = [c for c in conditions if c.kind != "base" and not c.is_control]
-    return _family(data, {c.name: (data.base, c) for c in compared})
+    pairs = {c.name: (base, data.shown(c)) for c in compared}
+    return differences(data, pairs | {n: (base, o) for n, o in computed.items()}, primary)
 
 
-def against_prompt(data: ScoredRun, conditions: list[ConditionRecord]) -> Json | None:
+def against_prompt(
+    data: ScoredRun, conditions: Sequence[ConditionRecord], primary: Mapping[str, str | None]
+) -> Json | None:
     """Every steered condition minus the system prompt alone; None if no prompt was compared."""
-    prompts = [c for c in conditions if c.kind == "prompt"]
-    if not prompts:
+    prompt = next((c for c in conditions if c.name == primary["prompt"]), None)
+    if prompt is None:
         return None
-    choice = data.run.choice
-    chosen = [c for c in prompts if choice and c.system_prompt == choice.system_prompt]
-    prompt = (chosen or prompts)[0]
     steered = [c for c in conditions if c.kind in STEERING_KINDS]
-    differences = _family(data, {c.name: (prompt, c) for c in steered})
+    alone = data.shown(prompt)
+    first = {name for name in (primary["steering"], primary["gated"]) if name}
+    found = differences(data, {c.name: (alone, data.shown(c)) for c in steered}, first)
     return {
         "prompt": prompt.name,
         "conditions": [
-            {"name": c.name, "kind": c.kind, "difference": differences[c.name]} for c in steered
+            {"name": c.name, "kind": c.kind, "difference": found[c.name]} for c in steered
         ],
     }
 
 
-def controls(data: ScoredRun, conditions: list[ConditionRecord]) -> Json | None:
+def against_plain(
+    data: ScoredRun, conditions: Sequence[ConditionRecord], primary: Mapping[str, str | None]
+) -> list[Json]:
+    """The chosen gated steering minus the chosen plain one; with the system prompt likewise."""
+    by_name = {c.name: c for c in conditions}
+    plain, gated = (by_name.get(primary[kind] or "") for kind in ("steering", "gated"))
+    if plain is None or gated is None:
+        return []
+    pairs = [(plain, gated)]
+    both = [
+        next((c for c in conditions if c.kind == kind and _cell(c) == _cell(like)), None)
+        for kind, like in (("prompt+steering", plain), ("prompt+gated", gated))
+    ]
+    if both[0] is not None and both[1] is not None:
+        pairs.append((both[0], both[1]))
+    found = differences(
+        data, {b.name: (data.shown(a), data.shown(b)) for a, b in pairs}, {b.name for _, b in pairs}
+    )
+    return [{"name": b.name, "plain": a.name, "difference": found[b.name]} for a, b in pairs]
+
+
+def controls(data: ScoredRun, conditions: Sequence[ConditionRecord]) -> Json | None:
     """The real vector minus each control at the same layer and strength; None without controls."""
-    real = {(c.layer, c.strength): c for c in conditions if c.kind == "steering"}
-    pairs = {
-        c.name: (c, real[c.layer, c.strength])
-        for c in conditions
-        if c.is_control and (c.layer, c.strength) in real
-    }
+    real = {_cell(c): c for c in conditions if c.kind == "steering"}
+    pairs = {c.name: (c, real[_cell(c)]) for c in conditions if c.is_control and _cell(c) in real}
     if not pairs:
         return None
-    differences = _family(data, pairs)
+    found = differences(
+        data, {name: (data.shown(a), data.shown(b)) for name, (a, b) in pairs.items()}, pairs
+    )
     cells = {c.name: data.cell(c, "test") for pair in pairs.values() for c in pair}
     gaps = {name: cell.target.value - cell.false_positive.value for name, cell in cells.items()}
     random = [(c.name, r.name) for c, r in pairs.values() if c.kind == "random"]
@@ -63,7 +100,7 @@ def controls(data: ScoredRun, conditions: list[ConditionRecord]) -> Json | None:
                 "real": against.name,
                 "gap": gaps[name],
                 "real_gap": gaps[against.name],
-                "real_minus_control": differences[name],
+                "real_minus_control": found[name],
             }
             for name, (control, against) in pairs.items()
         ],
@@ -96,43 +133,55 @@ def detectable(data: ScoredRun, comparisons: int) -> Json | None:
     }
 
 
-def _family(data: ScoredRun, pairs: Mapping[str, Pair]) -> dict[str, Json]:
-    """Second minus first of every pair, each measure's p-values corrected for their number."""
+def differences(
+    data: ScoredRun, pairs: Mapping[str, tuple[Outcomes, Outcomes]], primary: Collection[str]
+) -> dict[str, Json]:
+    """Second minus first of every pair, by name and measure.
+
+    Each record has `p` (unadjusted), `family` (`primary` or `secondary`), `p_holm` (adjusted within
+    its family, for `family_size` comparisons) and `p_holm_all` (adjusted for all of them at once,
+    for whoever does not accept the split). `finding` follows from `p_holm`.
+    """
     results: dict[str, Json] = {name: dict.fromkeys(MEASURES) for name in pairs}
     alpha = data.run.config.statistics.alpha
     for measure in MEASURES:
         found = {
             name: difference
-            for name, pair in pairs.items()
-            if (difference := _paired(data, pair, measure)) is not None
+            for name, (first, second) in pairs.items()
+            if (difference := _paired(data, first, second, measure)) is not None
         }
-        adjusted = holm([difference.p_value for difference in found.values()])
-        for (name, difference), p in zip(found.items(), adjusted, strict=True):
-            results[name][measure] = {
-                "n": difference.n,
-                "gained": difference.gained,
-                "lost": difference.lost,
-                "difference": difference.difference,
-                "low": difference.low,
-                "high": difference.high,
-                "p": difference.p_value,
-                "p_holm": p,
-                "finding": finding(difference, p, alpha),
-            }
+        together = _adjusted(found)
+        for family in ("primary", "secondary"):
+            own = {n: d for n, d in found.items() if (n in primary) == (family == "primary")}
+            within = _adjusted(own)
+            for name, difference in own.items():
+                results[name][measure] = {
+                    "n": difference.n,
+                    "gained": difference.gained,
+                    "lost": difference.lost,
+                    "difference": difference.difference,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p": difference.p_value,
+                    "family": family,
+                    "family_size": len(own),
+                    "p_holm": within[name],
+                    "p_holm_all": together[name],
+                    "finding": finding(difference, within[name], alpha),
+                }
     return results
 
 
-def _paired(data: ScoredRun, pair: Pair, measure: str) -> PairedDifference | None:
-    """Over the test prompts of one set that both conditions have rows of."""
-    first, second = (
-        {
-            item.id: scored.verdict == "shown"
-            for item, scored in data.rows(condition, "test")
-            if item.set == MEASURES[measure]
-        }
-        for condition in pair
-    )
-    ids = [prompt_id for prompt_id in first if prompt_id in second]
+def _adjusted(found: Mapping[str, PairedDifference]) -> dict[str, float]:
+    return dict(zip(found, holm([d.p_value for d in found.values()]), strict=True))
+
+
+def _paired(
+    data: ScoredRun, first: Outcomes, second: Outcomes, measure: str
+) -> PairedDifference | None:
+    """Over the test prompts of one set that both have outcomes of."""
+    wanted, prompts = MEASURES[measure], data.run.prompts
+    ids = [i for i in first if i in second and prompts[i].set == wanted]
     if not ids:
         return None
     statistics = data.run.config.statistics
@@ -142,3 +191,7 @@ def _paired(data: ScoredRun, pair: Pair, measure: str) -> PairedDifference | Non
         seed=statistics.seed,
         resamples=statistics.resamples,
     )
+
+
+def _cell(condition: ConditionRecord) -> tuple[int | None, float | None]:
+    return condition.layer, condition.strength

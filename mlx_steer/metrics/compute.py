@@ -6,10 +6,19 @@ under two conditions.
 
 from collections.abc import Mapping, Sequence
 
-from mlx_steer.metrics.choose import broken_limits, choose_cell, choose_system_prompt
-from mlx_steer.metrics.compare import against_base, against_prompt, controls, detectable
-from mlx_steer.metrics.load import FORMAT_VERSION, ConditionRecord, RunData
+from mlx_steer.metrics.choose import broken_limits
+from mlx_steer.metrics.compare import (
+    against_base,
+    against_plain,
+    against_prompt,
+    controls,
+    detectable,
+)
+from mlx_steer.metrics.gating import FixedAnswer, fixed_answer_numbers, fixed_answers, gates
+from mlx_steer.metrics.load import FORMAT_VERSION, RunData
 from mlx_steer.metrics.measure import Json, ScoredRun, measure, rounded
+from mlx_steer.metrics.primary import by_rule, primary
+from mlx_steer.metrics.records import Choice, ConditionRecord, GatedChoice
 from mlx_steer.metrics.verdicts import Scored, judged
 from mlx_steer.stats import cohens_kappa
 
@@ -27,7 +36,10 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
     """
     data = ScoredRun(run, judged(run) if scored is None else scored)
     tested = data.with_rows("test")
-    differences = against_base(data, tested)
+    main = primary(data, tested)
+    names = {name for name in main.values() if name}
+    fixed = fixed_answers(data, tested)
+    differences = against_base(data, tested, names, {one.name: one.shown for one in fixed})
     value: Json = {
         "format_version": FORMAT_VERSION,
         "behavior": {
@@ -51,10 +63,19 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
                 {**measure(data, c, "test"), "against_base": differences.get(c.name)}
                 for c in tested
             ],
-            "by_rule": _by_rule(data, "test", "steering"),
-            "detectable": detectable(data, len(differences)),
+            "fixed": [
+                fixed_answer_numbers(
+                    data, one, _steered(one, tested, main["gated"]), differences.get(one.name)
+                )
+                for one in fixed
+            ],
+            "primary": main,
+            "by_rule": by_rule(data, "test", "steering"),
+            "detectable": detectable(data, sum(name in names for name in differences)),
         },
-        "against_prompt": against_prompt(data, tested),
+        "against_prompt": against_prompt(data, tested, main),
+        "against_plain": against_plain(data, tested, main),
+        "gates": gates(data),
         "controls": controls(data, tested),
         "judge": _agreement(list(data.scored.values())),
     }
@@ -94,6 +115,7 @@ def _vectors(run: RunData) -> Json | None:
                 "norm": vector.norm,
                 "hidden_norm": vector.hidden_norm,
                 "relative_dose": [vector.relative_dose(strength) for strength in strengths],
+                "separation": run.separation.get(layer),
             }
             for layer, vector in vectors.items()
         ],
@@ -108,14 +130,15 @@ def _select(data: ScoredRun) -> Json:
     choice = data.run.choice
     chosen: Json | None = None
     if choice is not None:
-        cell = (choice.layer, choice.strength)
-        names = [c.name for c in _kind(data, "steering") if (c.layer, c.strength) == cell]
-        chosen = {**choice.model_dump(), "condition": names[0] if names else None}
+        chosen = {**choice.model_dump(), "condition": _named(data, "steering", choice)}
+        if choice.gated is not None:
+            chosen["gated"]["condition"] = _named(data, "gated", choice.gated)
     return {
         "conditions": [_swept(data, c) for c in data.with_rows("select")],
         "choice": chosen,
-        "by_rule": _by_rule(data, "select", "steering"),
-        "system_prompt": _by_rule(data, "select", "prompt"),
+        "by_rule": by_rule(data, "select", "steering"),
+        "gated_by_rule": by_rule(data, "select", "gated"),
+        "system_prompt": by_rule(data, "select", "prompt"),
     }
 
 
@@ -131,22 +154,21 @@ def _swept(data: ScoredRun, condition: ConditionRecord) -> Json:
     return value
 
 
-def _by_rule(data: ScoredRun, split: str, kind: str) -> Json | None:
-    """What the rule chooses among the conditions of one kind; None if it cannot."""
-    cells = [data.cell(c, split) for c in _kind(data, kind)]
-    cells = [cell for cell in cells if cell.complete]
-    if data.base is None or not cells:
-        return None
-    base = data.cell(data.base, split)
-    if not base.complete:
-        return None
-    choose = choose_system_prompt if kind == "prompt" else choose_cell
-    cell, met_limits = choose(cells, base, data.run.config.sweep.limits)
-    return {"condition": cell.condition, "met_limits": met_limits, "candidates": len(cells)}
+def _named(data: ScoredRun, kind: str, cell: Choice | GatedChoice) -> str | None:
+    """The name of the condition of a kind at a layer and strength."""
+    wanted = (kind, cell.layer, cell.strength)
+    found = (c.name for c in data.run.conditions if (c.kind, c.layer, c.strength) == wanted)
+    return next(found, None)
 
 
-def _kind(data: ScoredRun, kind: str) -> list[ConditionRecord]:
-    return [c for c in data.run.conditions if c.kind == kind]
+def _steered(
+    fixed: FixedAnswer, tested: Sequence[ConditionRecord], gated: str | None
+) -> ConditionRecord:
+    """The condition to compare a fixed answer with: at the chosen gated strength, if it was run."""
+    chosen = next((c for c in tested if c.name == gated), fixed.condition)
+    like = (fixed.condition.kind, fixed.condition.gates, chosen.layer, chosen.strength)
+    found = (c for c in tested if (c.kind, c.gates, c.layer, c.strength) == like)
+    return next(found, fixed.condition)
 
 
 def _agreement(rows: Sequence[Scored]) -> Json:

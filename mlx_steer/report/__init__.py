@@ -42,11 +42,11 @@ def write_report(
     if labels is not None:
         run = _with_labels(run, Path(labels), directory)
     # Matplotlib and jinja2 take most of a second to import, which other uses should not pay.
-    from mlx_steer.report import findings, markdown, page, plots, sections
+    from mlx_steer.report import lookup, markdown, page, plots, sections
 
     scored = judged(run)
     metrics = compute_metrics(run, scored)
-    chosen = findings.chosen_name(metrics)
+    chosen = lookup.main_names(metrics)
     pictures = plots.draw(metrics)
     document = sections.build(run, scored, metrics, frozenset(pictures))
     directory.write_json("metrics.json", metrics)

@@ -28,7 +28,6 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     marked: frozenset[int] = frozenset()
-    note: str = ""
 
 
 @dataclass(frozen=True)

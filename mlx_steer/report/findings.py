@@ -7,8 +7,27 @@ difference could be shown, and at which n.
 from collections.abc import Mapping
 from typing import Any
 
-from mlx_steer.metrics.load import CONTROL_KINDS
-from mlx_steer.report.wording import Words, listed, of, p_value, percent, points
+from mlx_steer.metrics.measure import MEASURES
+from mlx_steer.metrics.records import CONTROL_KINDS
+from mlx_steer.report import gating
+from mlx_steer.report.lookup import (
+    base_of,
+    by_name,
+    chosen_name,
+    main_condition,
+    same_cell,
+)
+from mlx_steer.report.wording import (
+    Words,
+    change,
+    compared,
+    corrected_p,
+    listed,
+    of,
+    percent,
+    points,
+    verdict_on,
+)
 
 Json = Mapping[str, Any]
 
@@ -30,7 +49,8 @@ def warnings(metrics: Json) -> list[str]:
             f"This report is partial: {rows['missing']} of {rows['expected']} rows are missing, in "
             f"{', '.join(shown)}{more}. Rates are over the rows that are there."
         )
-    choice, rule = metrics["select"]["choice"], metrics["select"]["by_rule"]
+    select = metrics["select"]
+    choice, rule = select["choice"], select["by_rule"]
     met = choice["met_limits"] if choice else rule["met_limits"] if rule else True
     if not met:
         found.append(
@@ -38,12 +58,23 @@ def warnings(metrics: Json) -> list[str]:
             "target rate minus false positive rate was taken instead; its side effects are larger "
             "than the limits allow."
         )
-    if choice and rule and choice["condition"] != rule["condition"]:
+    gated = choice["gated"] if choice else select["gated_by_rule"]
+    if gated and not gated["met_limits"]:
+        which = f"the limits ({limits(metrics)})" if met else "them either"
         found.append(
-            f"With the present verdicts the rule would choose {rule['condition']}, not "
-            f"{choice['condition'] or 'the recorded cell'}, with which the comparison was run: the "
-            "judge or a person's labels have changed since."
+            f"No cell of gated steering met {which}; the one with the largest target rate minus "
+            "false positive rate was taken."
         )
+    for recorded, present in (
+        (choice, rule),
+        (choice["gated"] if choice else None, select["gated_by_rule"]),
+    ):
+        if recorded and present and recorded["condition"] != present["condition"]:
+            found.append(
+                f"With the present verdicts the rule would choose {present['condition']}, not "
+                f"{recorded['condition'] or 'the recorded cell'}, with which the comparison was "
+                "run: the judge or a person's labels have changed since."
+            )
     return found
 
 
@@ -57,52 +88,14 @@ def limits(metrics: Json) -> str:
     )
 
 
-def chosen_name(metrics: Json) -> str | None:
-    """The steered condition the report is about: the run's choice, or what the rule chooses."""
-    choice, rule = metrics["select"]["choice"], metrics["select"]["by_rule"]
-    if choice and choice["condition"]:
-        name: str = choice["condition"]
-        return name
-    return rule["condition"] if rule else None
-
-
-def main_steering(metrics: Json) -> Json | None:
-    """The chosen condition on the test half; without a choice the one of the middle strength."""
-    tested = [c for c in metrics["test"]["conditions"] if c["kind"] in ("steering", "gated")]
-    named = [c for c in tested if c["name"] == chosen_name(metrics)]
-    return named[0] if named else tested[len(tested) // 2] if tested else None
-
-
-def by_name(metrics: Json, split: str, name: str | None) -> Json | None:
-    """A condition's numbers on one split; None if it was not run there."""
-    return next((c for c in metrics[split]["conditions"] if c["name"] == name), None)
-
-
-def base_of(metrics: Json, split: str) -> Json | None:
-    """The base condition's numbers on one split."""
-    return next((c for c in metrics[split]["conditions"] if c["kind"] == "base"), None)
-
-
-def verdict_on(difference: Json | None) -> str:
-    """What may be said of a paired difference."""
-    if difference is None:
-        return "not compared"
-    if difference["finding"] == "no difference shown":
-        return f"no difference could be shown at n = {difference['n']} ({_p(difference)})"
-    return f"significantly {difference['finding']} ({_p(difference)})"
-
-
-def _p(difference: Json) -> str:
-    p = p_value(difference["p_holm"])
-    return f"Holm-corrected p {p if p.startswith('<') else f'= {p}'}"
-
-
 def _headline(metrics: Json) -> list[str]:
     if not metrics["test"]["conditions"]:
         return [_sweep_sentence(metrics)]
     return [
         _steering_sentence(metrics),
         _cost_sentence(metrics),
+        gating.gated_sentence(metrics),
+        *gating.fixed_sentences(metrics),
         _prompt_sentence(metrics),
         _both_sentence(metrics),
         control_sentence(metrics),
@@ -117,37 +110,37 @@ def _sweep_sentence(metrics: Json) -> str:
     if cell is None or base is None:
         return "There are no finished rows to report yet."
     return (
-        f"The sweep chose {name}: {_change(words, 'target', base, cell)}, and "
-        f"{_change(words, 'false_positive', base, cell)}. These are the prompts it was chosen on, "
+        f"The sweep chose {name}: {change(words, 'target', base, cell)}, and "
+        f"{change(words, 'false_positive', base, cell)}. These are the prompts it was chosen on, "
         "so the numbers flatter it; the test half was not run."
     )
 
 
-def _change(words: Words, measure: str, base: Json, cell: Json) -> str:
-    """Such as "harmful refused from 1 of 4 (25 %) to 3 of 4 (75 %)"."""
-    before, after = of(base[measure]), of(cell[measure])
-    if before == after:
-        return f"{words.rate(measure)} stayed at {after}"
-    return f"{words.rate(measure)} went from {before} to {after}"
-
-
 def _steering_sentence(metrics: Json) -> str:
-    words, cell, base = Words(metrics["behavior"]), main_steering(metrics), base_of(metrics, "test")
+    words, cell, base = (
+        Words(metrics["behavior"]),
+        main_condition(metrics, "steering"),
+        base_of(metrics, "test"),
+    )
     if cell is None or base is None or not cell["target"]["n"]:
         return ""
     verdict = verdict_on((cell["against_base"] or {}).get("target"))
     return (
-        f"Steering at {cell['name']}, on the test prompts: {_change(words, 'target', base, cell)}: "
+        f"Steering at {cell['name']}, on the test prompts: {change(words, 'target', base, cell)}: "
         f"{verdict}."
     )
 
 
 def _cost_sentence(metrics: Json) -> str:
-    words, cell, base = Words(metrics["behavior"]), main_steering(metrics), base_of(metrics, "test")
+    words, cell, base = (
+        Words(metrics["behavior"]),
+        main_condition(metrics, "steering"),
+        base_of(metrics, "test"),
+    )
     if cell is None or base is None:
         return ""
     parts = [
-        f"{_change(words, measure, base, cell)}: "
+        f"{change(words, measure, base, cell)}: "
         f"{verdict_on((cell['against_base'] or {}).get(measure))}"
         for measure in ("false_positive", "borderline")
         if cell[measure]["n"] and base[measure]["n"]
@@ -156,7 +149,7 @@ def _cost_sentence(metrics: Json) -> str:
 
 
 def _prompt_sentence(metrics: Json) -> str:
-    words, cell = Words(metrics["behavior"]), main_steering(metrics)
+    words, cell = Words(metrics["behavior"]), main_condition(metrics, "steering")
     against = metrics["against_prompt"]
     if cell is None or against is None:
         return ""
@@ -171,48 +164,48 @@ def _prompt_sentence(metrics: Json) -> str:
     )
 
 
-def beats_prompt(words: Words, difference: Json) -> str:
+def beats_prompt(words: Words, difference: Json, what: str = "steering") -> str:
     """Whether steering beats the system prompt, from the paired differences with it."""
     target, other = difference["target"], difference["false_positive"]
     if target is None or other is None:
-        return "Steering cannot be compared with it: rows are missing."
+        return f"{what.capitalize()} cannot be compared with it: rows are missing."
     if target["finding"] == other["finding"] == "no difference shown":
         return (
-            "That steering beats the prompt, or the prompt steering, could not be shown at n = "
-            f"{target['n']} ({words.rate('target')}: {_p(target)}; "
-            f"{words.rate('false_positive')}: {_p(other)})."
+            f"That {what} beats the prompt, or the prompt {what}, could not be shown at n = "
+            f"{target['n']} ({words.rate('target')}: {corrected_p(target)}; "
+            f"{words.rate('false_positive')}: {corrected_p(other)})."
         )
     better = target["finding"] == "higher" or other["finding"] == "lower"
     worse = target["finding"] == "lower" or other["finding"] == "higher"
-    verdict = "Steering beats the prompt" if better else "The prompt beats steering"
+    verdict = f"{what.capitalize()} beats the prompt" if better else f"The prompt beats {what}"
     if better and worse:
         verdict = "Neither beats the other on both counts"
-    return (
-        f"{verdict}: steering against the prompt, {words.rate('target')} "
-        f"{points(target['difference'])} points, {verdict_on(target)}; "
-        f"{words.rate('false_positive')} {points(other['difference'])} points, {verdict_on(other)}."
-    )
+    both = {m: difference[m] for m in ("target", "false_positive")}
+    return f"{verdict}: {what} against the prompt, {compared(words, both)}."
 
 
 def _both_sentence(metrics: Json) -> str:
-    words, cell = Words(metrics["behavior"]), main_steering(metrics)
-    if cell is None:
-        return ""
-    both = next(
-        (
-            c
-            for c in metrics["test"]["conditions"]
-            if c["kind"] in ("prompt+steering", "prompt+gated")
-            and (c["layer"], c["strength"]) == (cell["layer"], cell["strength"])
-        ),
-        None,
-    )
-    if both is None or not both["target"]["n"]:
-        return ""
-    return (
-        f"Prompt and steering together: {words.rate('target')} {of(both['target'])}, "
-        f"{words.rate('false_positive')} {of(both['false_positive'])}."
-    )
+    """The system prompt together with plain and with gated steering, at their chosen strengths."""
+    words, parts = Words(metrics["behavior"]), []
+    for kind, alone, name in (
+        ("prompt+steering", "steering", "Prompt and steering together"),
+        ("prompt+gated", "gated", "prompt and gated steering together"),
+    ):
+        cell = main_condition(metrics, alone)
+        both = next(
+            (
+                c
+                for c in metrics["test"]["conditions"]
+                if cell and c["kind"] == kind and same_cell(c, cell)
+            ),
+            None,
+        )
+        if both is None or not both["target"]["n"]:
+            continue
+        rates = [words.rate(m) + " " + of(both[m]) for m in MEASURES if both[m]["n"]]
+        parts.append(f"{name}: {', '.join(rates)}")
+    sentence = "; ".join(parts)
+    return f"{sentence[:1].upper()}{sentence[1:]}." if parts else ""
 
 
 def control_sentence(metrics: Json) -> str:

@@ -47,10 +47,11 @@ def _parts(document: Document) -> Iterator[str]:
     yield f"# {escape(document.title)}"
     for warning in document.warnings:
         yield f"> **Warning.** {inline(warning)}"
-    if document.headline:
-        yield _bullets(document.headline)
     if document.subtitle:
         yield escape(document.subtitle)
+    if document.headline:
+        yield "## Key findings"
+        yield _bullets(document.headline)
     for section in document.sections:
         yield f"## {escape(section.title)}"
         for block in section.blocks:

@@ -7,7 +7,7 @@ the page's own script puts them into text nodes.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
 from urllib.parse import urlencode
@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mlx_steer.datasets import PromptSet
 from mlx_steer.judge import Verdict
-from mlx_steer.metrics import RunData, Scored
+from mlx_steer.metrics import ConditionRecord, RunData, Scored
 from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.report.document import Document
 
@@ -29,7 +29,7 @@ def render(
     run: RunData,
     scored: Mapping[str, Scored],
     pictures: Mapping[str, bytes],
-    chosen: str | None,
+    chosen: Collection[str],
 ) -> str:
     """The text of report.html.
 
@@ -38,7 +38,7 @@ def render(
         run: The run, for its responses.
         scored: Their verdicts.
         pictures: PNG bytes of the plots by name.
-        chosen: The condition the report is about.
+        chosen: The conditions the report is about.
     """
     images = {
         name: f"data:image/png;base64,{base64.b64encode(data).decode()}"
@@ -55,10 +55,12 @@ def render(
     )
 
 
-def browser_data(run: RunData, scored: Mapping[str, Scored], chosen: str | None) -> dict[str, Any]:
+def browser_data(
+    run: RunData, scored: Mapping[str, Scored], chosen: Collection[str]
+) -> dict[str, Any]:
     """What the response browser shows, in lists that refer to one another by index."""
     conditions = ScoredRun(run, scored).ordered
-    cell = next(((c.layer, c.strength) for c in conditions if c.name == chosen), None)
+    cells = {(_gated(c), c.layer, c.strength) for c in conditions if c.name in chosen}
     keys = sorted(scored)
     place = {key: index for index, key in enumerate(keys)}
     rules = sorted({s.judgement.rule for s in scored.values()})
@@ -90,15 +92,25 @@ def browser_data(run: RunData, scored: Mapping[str, Scored], chosen: str | None)
                 "name": c.name,
                 # Shown first: what the findings speak of.
                 "main": c.kind in ("base", "prompt")
-                or (not c.is_control and (c.layer, c.strength) == cell),
+                or (not c.is_control and (_gated(c), c.layer, c.strength) in cells),
                 "rows": sorted(
                     [number[p], place[key]] for p, key in c.rows.items() if key in place
+                ),
+                # Rows are shared with other conditions; whether the gate opened is this one's.
+                "gates": sorted(
+                    [number[p], int(bool(c.opened(p))), [round(s, 2) for s in scores]]
+                    for p, key in c.rows.items()
+                    if key in place and (scores := c.scores(p)) is not None
                 ),
             }
             for c in conditions
         ],
         "rows": [_row(run, key, scored[key], rules) for key in keys],
     }
+
+
+def _gated(condition: ConditionRecord) -> bool:
+    return bool(condition.gates)
 
 
 def _row(run: RunData, key: str, scored: Scored, rules: list[str]) -> list[Any]:

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mlx_steer.metrics.load import CONTROL_KINDS
-from mlx_steer.report import findings
+from mlx_steer.metrics.records import CONTROL_KINDS
+from mlx_steer.report import lookup
 from mlx_steer.report.wording import Words
 
 Json = Mapping[str, Any]
@@ -36,7 +36,9 @@ KIND_COLOURS = {
     "prompt+gated": "#CC79A7",
     "fixed refusal": "#999999",
 }
-NAMES = frozenset({"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls"})
+NAMES = frozenset(
+    {"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls", "gate_roc"}
+)
 
 
 def draw(metrics: Json) -> dict[str, bytes]:
@@ -47,6 +49,7 @@ def draw(metrics: Json) -> dict[str, bytes]:
         "dose_response": _dose_response(metrics),
         "tradeoff": _tradeoff(metrics),
         "controls": _controls(metrics),
+        "gate_roc": _gate_roc(metrics),
     }
     return {name: _png(figure) for name, figure in figures.items() if figure is not None}
 
@@ -113,8 +116,8 @@ def _sweep_heatmap(metrics: Json) -> Figure | None:
     words = Words(metrics["behavior"])
     layers = sorted({c["layer"] for c in cells})
     strengths = sorted({c["strength"] for c in cells})
-    base = findings.base_of(metrics, "select")
-    chosen = findings.chosen_name(metrics)
+    base = lookup.base_of(metrics, "select")
+    chosen = lookup.chosen_name(metrics)
     width = max(7.0, 2.6 + 1.5 * len(strengths))
     figure = _figure(width, 1.5 + 0.32 * max(4, len(layers)))
     panels = figure.subplots(1, 2, sharey=True)
@@ -155,35 +158,45 @@ def _dose_response(metrics: Json) -> Figure | None:
     tested = any(c["kind"] == "steering" for c in metrics["test"]["conditions"])
     split = "test" if tested else "select"
     conditions = metrics[split]["conditions"]
-    chosen = findings.by_name(metrics, split, findings.chosen_name(metrics))
-    steering = [c for c in conditions if c["kind"] == "steering"]
-    if not steering:
+    if not any(c["kind"] == "steering" for c in conditions):
         return None
-    layer = chosen["layer"] if chosen else steering[0]["layer"]
     panels = []
     for start, kind, title in (
         ("base", "steering", "steering alone (0: base)"),
+        ("base", "gated", "gated steering (0: base)"),
         ("prompt", "prompt+steering", "prompt and steering (0: prompt alone)"),
+        ("prompt", "prompt+gated", "prompt and gated steering (0: prompt alone)"),
     ):
-        line = [c for c in conditions if c["kind"] == kind and c["layer"] == layer]
+        line = [c for c in conditions if c["kind"] == kind]
+        if not line:
+            continue
+        name = lookup.chosen_gated_name if "gated" in kind else lookup.chosen_name
+        chosen = lookup.by_name(metrics, split, name(metrics)) or line[0]
+        line = [c for c in line if c["layer"] == chosen["layer"]] or line
         first = [c for c in conditions if c["kind"] == start]
-        if kind == "prompt+steering" and line:
+        if start == "prompt":
             first = [c for c in first if c["system_prompt"] == line[0]["system_prompt"]]
-        if line:
-            doses = [(0.0, c) for c in first[:1]] + [(c["strength"], c) for c in line]
-            panels.append((title, sorted(doses, key=lambda dose: dose[0])))
+        doses = [(0.0, c) for c in first[:1]] + [(c["strength"], c) for c in line]
+        layer = line[0]["layer"]
+        panels.append((f"layer {layer}, {title}", sorted(doses, key=lambda dose: dose[0])))
     words = Words(metrics["behavior"])
-    figure = _figure(4.7 * len(panels) + 0.6, 3.9)
-    drawn = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (title, points) in zip(drawn, panels, strict=True):
+    columns, rows = min(2, len(panels)), (len(panels) + 1) // 2
+    figure = _figure(4.7 * columns + 0.6, 3.3 * rows + 0.6)
+    grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    drawn = [axes for row in grid for axes in row]
+    for axes, (title, points) in zip(drawn, panels, strict=False):
         for measure in COLOURS:
             _band(axes, measure, points, words)
-        axes.set_title(f"layer {layer}, {title}", fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("strength (factor on the vector)")
         axes.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
         _percent_axis(axes, "y", "rows")
         _tidy(axes)
-    drawn[-1].set_ylabel("" if len(panels) > 1 else "rows (%)")
+    for axes in drawn[len(panels) :]:
+        axes.set_visible(False)
+    for row in grid:
+        for axes in row[1:]:
+            axes.set_ylabel("")
     handles, labels = drawn[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -216,7 +229,7 @@ def _band(axes: Axes, measure: str, points: Sequence[tuple[float, Json]], words:
 def _tradeoff(metrics: Json) -> Figure | None:
     shown = [
         c
-        for c in metrics["test"]["conditions"]
+        for c in (*metrics["test"]["conditions"], *metrics["test"]["fixed"])
         if c["kind"] not in CONTROL_KINDS and c["target"]["n"] and c["false_positive"]["n"]
     ]
     if len(shown) < 2:
@@ -312,4 +325,47 @@ def _controls(metrics: Json) -> Figure | None:
     _percent_axis(axes, "x", "rows")
     _tidy(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+# By split and by what is told apart from target prompts.
+_ROC_STYLES = {
+    ("held out", "other"): ("#999999", "-", "fitting prompts, held out"),
+    ("select", "other"): ("#E69F00", "-", "select half"),
+    ("test", "other"): ("#0072B2", "-", "test half"),
+    ("held out", "borderline"): ("#999999", ":", "fitting prompts, held out"),
+    ("select", "borderline"): ("#E69F00", ":", "select half"),
+    ("test", "borderline"): ("#CC79A7", "--", "test half"),
+}
+
+
+def _gate_roc(metrics: Json) -> Figure | None:
+    gates = [gate for gate in metrics["gates"] if gate["curves"]]
+    if not gates:
+        return None
+    sets = Words(metrics["behavior"]).sets
+    figure = _figure(5.4 * len(gates) + 0.4, 5.6)
+    panels = figure.subplots(1, len(gates), squeeze=False)[0]
+    for axes, gate in zip(panels, gates, strict=True):
+        axes.plot([0, 100], [0, 100], ":", color="#bbbbbb", lw=1)
+        for curve in gate["curves"]:
+            colour, line, where = _ROC_STYLES[curve["split"], curve["against"]]
+            axes.plot(
+                *([100 * x for x in curve[f"{kind}_positive_rates"]] for kind in ("false", "true")),
+                line,
+                color=colour,
+                lw=1.8,
+                label=f"{where}, against {sets[curve['against']]} (AUC {curve['auc']:.2f})",
+            )
+            x, y = curve["operating"]
+            # Beyond the axes' ends a mark is still whole.
+            axes.plot([100 * x], [100 * y], "o", color=colour, mec="black", ms=8, clip_on=False)
+        under = f"gate under prompt {gate['system_prompt']}" if gate["system_prompt"] else "gate"
+        axes.set_title(f"{under}, layer {gate['layer']}", fontsize=10)
+        _percent_axis(axes, "x", "opened though it should stay shut")
+        _percent_axis(axes, "y", f"{sets['target']} prompts opened")
+        axes.set_aspect("equal")
+        _tidy(axes)
+        axes.legend(loc="lower right", frameon=False, fontsize=8)
+    figure.supxlabel("marks: the threshold in use", fontsize=8, color="#555555")
     return figure

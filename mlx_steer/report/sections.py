@@ -5,7 +5,7 @@ from typing import Any
 
 from mlx_steer.metrics import RunData, Scored
 from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.report import findings, tables
+from mlx_steer.report import findings, gating, lookup, tables
 from mlx_steer.report.document import (
     Block,
     Bullets,
@@ -20,10 +20,10 @@ from mlx_steer.report.document import (
 )
 from mlx_steer.report.wording import (
     Words,
+    corrected_p,
     fixed,
     number,
     one_line,
-    p_value,
     points,
 )
 
@@ -45,16 +45,18 @@ def build(
     """
     model = run.manifest.get("model") or {}
     words = Words(metrics["behavior"])
+    # What was found first, how it was found after it, what it was made with last.
     sections = [
-        Section("Configuration", list(_configuration(run))),
-        Section("Vector statistics", list(tables.vectors(metrics))),
-        Section("Layer comparison", list(tables.sweep(metrics, words))),
-        Section("Best configuration", list(tables.best(metrics, words))),
         Section("Fair comparison", list(tables.comparison(metrics, words))),
         Section("Does steering beat the prompt?", list(tables.against_prompt(metrics, words))),
+        *gating.sections(metrics, words),
         Section("Controls", list(tables.controls(metrics, words))),
+        Section("Further findings", list(_further_findings(metrics, words))),
+        Section("Best configuration", list(tables.best(metrics, words))),
+        Section("Layer comparison", list(tables.sweep(metrics, words))),
+        Section("Vector statistics", list(tables.vectors(metrics))),
         Section("Judge", list(_judge(metrics))),
-        Section("Key findings", [Bullets(_key_findings(metrics, words))]),
+        Section("Configuration", list(_configuration(run))),
         Section("Responses", list(_responses(run, scored, metrics))),
         Section("Files", [Bullets(_files(plots))]),
     ]
@@ -192,28 +194,29 @@ def _judge(metrics: Json) -> Iterator[Block]:
     yield from (Paragraph(line) for line in lines)
 
 
-def _key_findings(metrics: Json, words: Words) -> list[str]:
-    found = [*findings.headline(metrics), *findings.other_controls(metrics)]
-    for condition in metrics["test"]["conditions"]:
-        differences = condition["against_base"] or {}
+def _further_findings(metrics: Json, words: Words) -> Iterator[Block]:
+    found = findings.other_controls(metrics)
+    compared = [*metrics["test"]["conditions"], *metrics["test"]["fixed"]]
+    for condition in compared:
         shown = [
-            f"{words.rate(m)} {points(d['difference'])} points (Holm-corrected p "
-            f"{p_value(d['p_holm'])})"
+            f"{words.rate(m)} {points(d['difference'])} points ({corrected_p(d)})"
             for m in MEASURES
-            if (d := differences.get(m)) and d["finding"] != "no difference shown"
+            if (d := (condition["against_base"] or {}).get(m))
+            and d["finding"] != "no difference shown"
         ]
         if shown:
             found.append(f"{condition['name']} differs from base: {', '.join(shown)}.")
     nothing = [
         c["name"]
-        for c in metrics["test"]["conditions"]
+        for c in compared
         if (differences := c["against_base"])
         and all(d is None or d["finding"] == "no difference shown" for d in differences.values())
     ]
     if nothing:
         n = max(c["target"]["n"] for c in metrics["test"]["conditions"])
         found.append(f"No difference from base could be shown at n = {n} for {'; '.join(nothing)}.")
-    return found
+    if found:
+        yield Bullets(found)
 
 
 # --- responses and files ---
@@ -224,7 +227,7 @@ def _responses(run: RunData, scored: Mapping[str, Scored], metrics: Json) -> Ite
     names = [c["name"] for c in metrics[split]["conditions"]]
     if split == "select":
         kept = ("base", "prompt")
-        chosen = findings.chosen_name(metrics)
+        chosen = lookup.chosen_name(metrics)
         names = [
             c["name"]
             for c in metrics["select"]["conditions"]

@@ -1,20 +1,20 @@
 """The sections of numbers: vectors, sweep, choice, comparison, controls; tables and their words."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from mlx_steer.metrics.load import CONTROL_KINDS
 from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.report import findings
+from mlx_steer.metrics.records import CONTROL_KINDS
+from mlx_steer.report import differences, findings, lookup
 from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Table
 from mlx_steer.report.wording import (
     DASH,
     Words,
     fixed,
+    listed,
     number,
     of,
     one_line,
-    p_value,
     points,
     rate,
 )
@@ -33,13 +33,22 @@ def vectors(metrics: Json) -> Iterator[Block]:
         "norm over the mean norm of the hidden states it was taken from."
     )
     strengths = [f"dose at {s:g}" for s in about["strengths"]]
+    separated = any(layer["separation"] is not None for layer in about["layers"])
+    if separated:
+        yield Paragraph(
+            "Separation: how well directions made from other pairs tell the two sides of a "
+            "held-out pair apart, as the area under the ROC curve; 0.5 is chance, 1 is perfect. A layer "
+            "that separates is not yet a layer that steers."
+        )
+    separation = ["separation (held-out AUC)"] if separated else []
     yield Table(
-        ["layer", "norm", "mean hidden-state norm", *strengths],
+        ["layer", "norm", "mean hidden-state norm", *separation, *strengths],
         [
             [
                 Cell(str(layer["layer"])),
                 Cell(number(layer["norm"], 4)),
                 Cell(number(layer["hidden_norm"], 4)),
+                *(Cell(fixed(layer["separation"], 3)) for _ in separation),
                 *(Cell(fixed(dose)) for dose in layer["relative_dose"]),
             ]
             for layer in about["layers"]
@@ -84,8 +93,8 @@ def _quality_cells(condition: Json, split: str) -> list[Cell]:
     ]
 
 
-def _name_cell(condition: Json, split: str, chosen: str | None) -> Cell:
-    name = condition["name"] + (" (chosen)" if condition["name"] == chosen else "")
+def _name_cell(condition: Json, split: str, chosen: Collection[str]) -> Cell:
+    name = condition["name"] + (" (chosen)" if condition["name"] in chosen else "")
     if condition["missing"]:
         name += f" ({condition['missing']} rows missing)"
     return Cell(name, {"condition": condition["name"], "split": split})
@@ -97,12 +106,21 @@ def sweep(metrics: Json, words: Words) -> Iterator[Block]:
     if not conditions:
         yield Paragraph("No sweep was run.")
         return
-    chosen = findings.chosen_name(metrics)
     yield Paragraph(
         "On the select half of the prompts. Rates: count/n, share and Wilson 95 % interval in "
         "percent, over all rows of a set. Coherence is the mean over all rows; perplexity is the "
         "median, under the unsteered model."
     )
+    gated = [c for c in conditions if c["kind"] == "gated"]
+    yield _swept([c for c in conditions if c not in gated], metrics, words)
+    yield Plot("sweep_heatmap", "Target rate and false positive rate by layer and strength")
+    if gated:
+        yield Paragraph("The same cells behind the gate:")
+        yield _swept(gated, metrics, words)
+
+
+def _swept(conditions: Sequence[Json], metrics: Json, words: Words) -> Table:
+    chosen = lookup.main_names(metrics)
     measures = _measures(conditions)
     rows = []
     for condition in conditions:
@@ -128,23 +146,52 @@ def sweep(metrics: Json, words: Words) -> Iterator[Block]:
         words.incoherent,
         "limits broken",
     ]
-    marked = frozenset(i for i, c in enumerate(conditions) if c["name"] == chosen)
-    yield Table(columns, rows, marked)
-    yield Plot("sweep_heatmap", "Target rate and false positive rate by layer and strength")
+    return Table(columns, rows, _marked(conditions, chosen))
+
+
+def _marked(conditions: Sequence[Json], names: Collection[str]) -> frozenset[int]:
+    return frozenset(i for i, c in enumerate(conditions) if c["name"] in names)
 
 
 def best(metrics: Json, words: Words) -> Iterator[Block]:
     """What was chosen, why, and how much the select half flattered it."""
-    choice, rule = metrics["select"]["choice"], metrics["select"]["by_rule"]
-    chosen = findings.chosen_name(metrics)
-    cell = findings.by_name(metrics, "select", chosen)
-    if cell is None:
+    select = metrics["select"]
+    found = [
+        (kind, name, rule)
+        for kind, name, rule in (
+            ("steering", lookup.chosen_name(metrics), select["by_rule"]),
+            ("gated", lookup.chosen_gated_name(metrics), select["gated_by_rule"]),
+        )
+        if lookup.by_name(metrics, "select", name) is not None
+    ]
+    if not found:
         yield Paragraph("No cell was chosen.")
         return
+    for kind, name, rule in found:
+        yield from _best_of(metrics, words, kind, str(name), rule)
+    choice = select["choice"]
+    if choice and choice["system_prompt"]:
+        name = one_line(choice["system_prompt"])
+        yield Paragraph(f"System prompt of the comparison, by the same rule: {name}.")
+    again = metrics["test"]["by_rule"]
+    if again and lookup.by_name(metrics, "test", found[0][1]):
+        same = "the same" if again["condition"] == found[0][1] else again["condition"]
+        met = "within the limits" if again["met_limits"] else "with no cell within the limits"
+        yield Paragraph(
+            f"Among the {again['candidates']} steering conditions that were run on the test half, "
+            f"the rule would have chosen {same} there ({met})."
+        )
+
+
+def _best_of(
+    metrics: Json, words: Words, kind: str, name: str, rule: Json | None
+) -> Iterator[Block]:
+    """One kind's chosen cell."""
+    cell = lookup.by_name(metrics, "select", name)
+    assert cell is not None
     candidates = rule["candidates"] if rule else 0
     within = sum(
-        c["kind"] == "steering" and c["broken_limits"] == []
-        for c in metrics["select"]["conditions"]
+        c["kind"] == kind and c["broken_limits"] == [] for c in metrics["select"]["conditions"]
     )
     if within:
         why = (
@@ -157,28 +204,17 @@ def best(metrics: Json, words: Words) -> Iterator[Block]:
             f"none of {candidates} cells met the limits ({findings.limits(metrics)}); it has the "
             "largest target rate minus false positive rate"
         )
-    base = findings.base_of(metrics, "select")
+    base = lookup.base_of(metrics, "select")
     compared = f", in base {of(base['target'])}" if base and base["target"]["n"] else ""
     yield Paragraph(
-        f"{chosen}: {words.rate('target')} {of(cell['target'])}{compared}; "
+        f"{name}: {words.rate('target')} {of(cell['target'])}{compared}; "
         f"{words.rate('false_positive')} {of(cell['false_positive'])}. Why: {why}."
     )
-    if choice and choice["system_prompt"]:
-        name = one_line(choice["system_prompt"])
-        yield Paragraph(f"System prompt of the comparison, by the same rule: {name}.")
-    tested = findings.by_name(metrics, "test", chosen)
+    tested = lookup.by_name(metrics, "test", name)
     if tested is None or not tested["target"]["n"]:
         yield Paragraph("The chosen cell was not run on the test half.")
         return
     yield Paragraph(_flattery(words, cell, tested))
-    again = metrics["test"]["by_rule"]
-    if again:
-        same = "the same" if again["condition"] == chosen else again["condition"]
-        met = "within the limits" if again["met_limits"] else "with no cell within the limits"
-        yield Paragraph(
-            f"Among the {again['candidates']} steering conditions that were run on the test half, "
-            f"the rule would have chosen {same} there ({met})."
-        )
 
 
 def _flattery(words: Words, select: Json, test: Json) -> str:
@@ -203,10 +239,18 @@ def comparison(metrics: Json, words: Words) -> Iterator[Block]:
     if not conditions:
         yield Paragraph("No comparison was run.")
         return
-    chosen, measures = findings.chosen_name(metrics), _measures(conditions)
+    fixed_answers = metrics["test"]["fixed"]
+    chosen, measures = lookup.main_names(metrics), _measures(conditions)
+    computed = ""
+    if fixed_answers:
+        computed = (
+            f" Rows that begin with {listed([r['name'] for r in fixed_answers])} are computed, not "
+            "generated: what opens the gate counts as answered with a fixed text, all else is the "
+            "unsteered row."
+        )
     yield Paragraph(
         "On the test half, which took no part in the choice. Rates: count/n, share and Wilson 95 % "
-        "interval in percent, over all rows of a set."
+        f"interval in percent, over all rows of a set.{computed}"
     )
     yield Table(
         [
@@ -217,84 +261,47 @@ def comparison(metrics: Json, words: Words) -> Iterator[Block]:
             words.incoherent,
         ],
         [
-            [
-                _name_cell(c, "test", chosen),
-                *_rate_cells(c, "test", measures),
-                *_quality_cells(c, "test"),
-            ]
-            for c in conditions
+            *(
+                [
+                    _name_cell(c, "test", chosen),
+                    *_rate_cells(c, "test", measures),
+                    *_quality_cells(c, "test"),
+                ]
+                for c in conditions
+            ),
+            *(_without_links(_fixed_cells(c, measures)) for c in fixed_answers),
         ],
-        frozenset(i for i, c in enumerate(conditions) if c["name"] == chosen),
+        _marked(conditions, chosen),
     )
-    gated = [c for c in conditions if "steered" in c]
-    if gated:
-        yield Paragraph("Rows whose gates opened:")
-        yield Table(
-            ["condition", *(words.sets[s] for s in MEASURES.values())],
-            [[Cell(c["name"]), *(Cell(rate(c["steered"][m])) for m in MEASURES)] for c in gated],
-        )
-    compared = [(c, c["against_base"]) for c in conditions if c["against_base"]]
+    yield Plot("tradeoff", "Target rate against false positive rate of every condition")
+    compared = {
+        c["name"]: c["against_base"] for c in (*conditions, *fixed_answers) if c["against_base"]
+    }
     if compared:
-        yield Paragraph(
-            "Differences from base, prompt by prompt: points with the 95 % interval of the "
-            "smoothed bootstrap; gained and lost are prompts that show it only under the condition "
-            "or only under base; p is of the exact McNemar test, then Holm-corrected over the "
-            f"{len(compared)} conditions for each rate."
-        )
-        yield _differences(words, [(c["name"], d) for c, d in compared])
+        yield Paragraph(f"Differences from base, prompt by prompt. {differences.HOW_TO_READ}")
+        yield differences.table(words, compared)
+        yield Paragraph(differences.families(words, compared, metrics["alpha"]))
         detectable = metrics["test"]["detectable"]
         if detectable:
-            yield Paragraph(_power_sentence(words, detectable))
+            yield Paragraph(differences.power_sentence(words, detectable))
+    plain = {c["name"]: c["difference"] for c in metrics["against_plain"]}
+    if plain:
+        against = listed([f"{c['name']} minus {c['plain']}" for c in metrics["against_plain"]])
+        yield Paragraph(f"What the gate changes: {against}, prompt by prompt.")
+        yield differences.table(words, plain)
     yield Plot("dose_response", "Rates against strength, with their intervals")
-    yield Plot("tradeoff", "Target rate against false positive rate of every condition")
 
 
-def _differences(words: Words, records: list[tuple[str, Json]]) -> Table:
-    rows = []
-    for name, differences in records:
-        for measure in MEASURES:
-            value = differences[measure]
-            if value is None:
-                continue
-            interval = f"({points(value['low'])} to {points(value['high'])})"
-            rows.append(
-                [
-                    Cell(name),
-                    Cell(words.rate(measure)),
-                    Cell(f"{points(value['difference'])} {interval}"),
-                    Cell(f"{value['gained']} / {value['lost']}"),
-                    Cell(str(value["n"])),
-                    Cell(p_value(value["p"])),
-                    Cell(p_value(value["p_holm"])),
-                    Cell(value["finding"]),
-                ]
-            )
-    columns = [
-        "condition",
-        "rate",
-        "difference, points",
-        "gained / lost",
-        "n",
-        "p",
-        "p (Holm)",
-        "finding",
+def _fixed_cells(record: Json, measures: Sequence[str]) -> list[Cell]:
+    return [
+        Cell(record["name"]),
+        *_rate_cells(record, "test", measures),
+        *_quality_cells(record, "test"),
     ]
-    return Table(columns, rows)
 
 
-def _power_sentence(words: Words, detectable: Json) -> str:
-    n = detectable["n"]
-    if detectable["difference"] is None:
-        return (
-            f"At n = {n} no rise of {words.rate('target')}, however large, would be found with a "
-            f"power of {detectable['power']:g} in {detectable['comparisons']} comparisons."
-        )
-    return (
-        f"At n = {n} a rise of {words.rate('target')} by "
-        f"{points(detectable['difference']).lstrip('+')} points or more would be found with a "
-        f"power of {detectable['power']:g} (in {detectable['comparisons']} comparisons, verdicts "
-        "independent given the rates); smaller true rises may well go unnoticed."
-    )
+def _without_links(cells: list[Cell]) -> list[Cell]:
+    return [Cell(cell.text) for cell in cells]
 
 
 def against_prompt(metrics: Json, words: Words) -> Iterator[Block]:
@@ -304,17 +311,18 @@ def against_prompt(metrics: Json, words: Words) -> Iterator[Block]:
         yield Paragraph("No system prompt was compared with steering.")
         return
     yield Paragraph(
-        f"Each steered condition minus {against['prompt']}, prompt by prompt; Holm-corrected over "
-        f"the {len(against['conditions'])} conditions."
+        f"Each steered condition minus {against['prompt']}, prompt by prompt; read and corrected "
+        "as the differences from base."
     )
-    yield _differences(words, [(c["name"], c["difference"]) for c in against["conditions"]])
-    chosen = findings.main_steering(metrics)
-    record = next(
-        (c for c in against["conditions"] if chosen and c["name"] == chosen["name"]), None
-    )
-    if record:
-        difference = record["difference"]
-        yield Paragraph(f"{record['name']}: {findings.beats_prompt(words, difference)}")
+    yield differences.table(words, {c["name"]: c["difference"] for c in against["conditions"]})
+    for kind, what in (("steering", "steering"), ("gated", "gated steering")):
+        chosen = lookup.main_condition(metrics, kind)
+        record = next(
+            (c for c in against["conditions"] if chosen and c["name"] == chosen["name"]), None
+        )
+        if record:
+            verdict = findings.beats_prompt(words, record["difference"], what)
+            yield Paragraph(f"{record['name']}: {verdict}")
 
 
 def controls(metrics: Json, words: Words) -> Iterator[Block]:
@@ -325,7 +333,8 @@ def controls(metrics: Json, words: Words) -> Iterator[Block]:
         return
     yield Paragraph(
         "Other vectors of the same norm, at the same layer and strength. Differences are the real "
-        "vector minus the control, prompt by prompt, Holm-corrected over the controls."
+        "vector minus the control, prompt by prompt; p is Holm-corrected over the controls, for "
+        "each rate apart."
     )
     names = {c["name"]: c for c in metrics["test"]["conditions"]}
     measures = _measures([names[c["name"]] for c in found["conditions"]])
@@ -345,7 +354,9 @@ def controls(metrics: Json, words: Words) -> Iterator[Block]:
         ],
         frozenset(range(len(real))),
     )
-    yield _differences(words, [(c["name"], c["real_minus_control"]) for c in found["conditions"]])
+    yield differences.table(
+        words, {c["name"]: c["real_minus_control"] for c in found["conditions"]}
+    )
     sentence = findings.control_sentence(metrics)
     if sentence:
         seeds = found["random"]["seeds"]

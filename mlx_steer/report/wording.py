@@ -1,7 +1,7 @@
 """Numbers and a behavior's words as text. Knows nothing about files or markup."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -94,6 +94,39 @@ def one_line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
-def listed(items: list[str]) -> str:
+def change(words: Words, measure: str, base: Json, cell: Json) -> str:
+    """Such as "harmful refused went from 1 of 4 (25 %) to 3 of 4 (75 %)"."""
+    before, after = of(base[measure]), of(cell[measure])
+    if before == after:
+        return f"{words.rate(measure)} stayed at {after}"
+    return f"{words.rate(measure)} went from {before} to {after}"
+
+
+def verdict_on(difference: Json | None) -> str:
+    """What may be said of a paired difference."""
+    if difference is None:
+        return "not compared"
+    if difference["finding"] == "no difference shown":
+        return f"no difference could be shown at n = {difference['n']} ({corrected_p(difference)})"
+    return f"significantly {difference['finding']} ({corrected_p(difference)})"
+
+
+def corrected_p(difference: Json) -> str:
+    """The p-value of a difference, corrected within its family if that has several tests."""
+    p = p_value(difference["p_holm"])
+    name = "Holm-corrected p" if difference["family_size"] > 1 else "p"
+    return f"{name} {p if p.startswith('<') else f'= {p}'}"
+
+
+def compared(words: Words, differences: Json) -> str:
+    """Every rate's difference and what may be said of it."""
+    return "; ".join(
+        f"{words.rate(measure)} {points(difference['difference'])} points, {verdict_on(difference)}"
+        for measure, difference in differences.items()
+        if difference is not None
+    )
+
+
+def listed(items: Sequence[str]) -> str:
     """Such as "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

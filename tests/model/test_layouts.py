@@ -63,7 +63,7 @@ def test_every_block_of_the_tested_families_has_a_cache_that_can_be_batched(fami
     check_caches(tiny_network(family))
 
 
-def test_blocks_that_share_a_cache_list_with_fewer_entries_are_refused(tmp_path: Path) -> None:
+def test_blocks_without_a_cache_of_their_own_are_refused(tmp_path: Path) -> None:
     # Of Mamba, attention and plain blocks, the plain ones have no cache.
     folder = folder_of(tmp_path / "m", "nemotron_h", hybrid_override_pattern="M-*-", **HYBRID)
     with pytest.raises(

@@ -11,12 +11,13 @@ import mlx_lm
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
+from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_steer import load_model
 from mlx_steer.errors import ModelError
 from mlx_steer.model import Model
-from mlx_steer.model.load import decoder_layers
+from mlx_steer.model.load import check_caches, decoder_layers
 from mlx_steer.steering import steered
 from tests.tiny import (
     CONTEXT,
@@ -249,6 +250,20 @@ def no_template(folder: Path) -> None:
         path.unlink()
 
 
+def no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def missing_shard(folder: Path) -> None:
+    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def own_code(folder: Path) -> None:
+    change_config(folder, model_file="modeling.py")
+    (folder / "modeling.py").write_text("raise SystemExit('this must not be run')")
+
+
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (without_config, r"is no model folder: it has no config\.json"),
     (without_weights, r"no .*model\*\.safetensors"),
@@ -257,6 +272,9 @@ BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (torn_weights, "cannot be loaded"),
     (missing_weight, r"cannot be loaded .*layers\.3\.mlp\.up_proj"),
     (no_template, "has no chat template"),
+    (no_tokenizer, "has no tokenizer"),
+    (missing_shard, r"lacks 'model-00002-of-00002\.safetensors', which its index names"),
+    (own_code, r"wants its own code 'modeling\.py' to be run"),
 ]
 
 
@@ -271,6 +289,25 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_sentence(
         load_model(str(folder))
     assert "damaged" in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_a_network_whose_caches_do_not_fit_its_blocks_is_refused() -> None:
+    class Odd(nn.Module):
+        model_type = "odd"
+
+        def __init__(self, caches: list[Any]) -> None:
+            super().__init__()
+            self.layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
+            self._caches = caches
+
+        def make_cache(self) -> list[Any]:
+            return self._caches
+
+    check_caches(Odd([KVCache(), RotatingKVCache(max_size=4)]))
+    with pytest.raises(ModelError, match="'odd' has 2 decoder blocks and 1 caches"):
+        check_caches(Odd([KVCache()]))
+    with pytest.raises(ModelError, match="layer 1 of model type 'odd' has a ChunkedKVCache"):
+        check_caches(Odd([KVCache(), ChunkedKVCache(4)]))
 
 
 def test_thinking_is_passed_on_to_the_template(tmp_path: Path) -> None:

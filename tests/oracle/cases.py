@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,10 +115,12 @@ ROWS: tuple[tuple[int, str | None, dict[int, float]], ...] = (
 )
 
 
-def condition(name: str, system: str | None, steering: dict[int, Array]) -> Condition:
-    """Vectors added as they are, under our own conditions."""
-    added = [Intervention(k, np.asarray(v, np.float32), 1.0) for k, v in steering.items()]
-    return Condition(name, system, tuple(added))
+def condition(
+    name: str, system: str | None, strengths: Mapping[int, float], vectors: Mapping[int, Array]
+) -> Condition:
+    """Some layers' vectors added at these strengths."""
+    acts = [Intervention(k, np.asarray(vectors[k], np.float32), s) for k, s in strengths.items()]
+    return Condition(name, system, tuple(acts))
 
 
 def relative_error(ours: Array, theirs: Array) -> float:

@@ -3,8 +3,8 @@
 Both sides start from one model folder and go their own way from there: tokenizer, chat template,
 forward pass, extraction, steering and generation. Left out on purpose:
 
-- Sliding windows that mlx-lm ignores (Mistral's, Gemma 2's, ...): `test_windows.py` has what is true
-  of them. Gemma 3's, which mlx-lm honours, are here.
+- Sliding windows that mlx-lm ignores (Mistral's, Gemma 2's, ...): `test_windows.py` has what is
+  true of them. Gemma 3's, which mlx-lm honours, are here.
 - Rotary scaling other than Llama 3's and Ministral 3's (YaRN): it is mlx-lm's own affair.
 - Gemma 3 at widths whose square root is no bfloat16 number: there mlx-lm rounds the factor of the
   embedding as the original does, and transformers in float32 does not.
@@ -181,15 +181,15 @@ def test_steered_logits_agree_at_every_token(
 
 
 def test_steering_several_layers_at_once_agrees_in_all_hidden_states(sides: Sides) -> None:
-    steering = {1: sides.vectors[1], 3: -2 * sides.vectors[3]}
+    strengths = {1: 1.5, 3: -2.0}
     ids = sides.ids((1, None))
     hidden: dict[int, mx.array] = {}
-    interventions = condition("two layers", None, steering).interventions
+    interventions = condition("two layers", None, strengths, sides.vectors).interventions
     with steerable(sides.ours.network) as sites, steered(sides.ours, interventions):
         for layer, site in enumerate(sites):
             site.record = lambda h, layer=layer: hidden.__setitem__(layer, h)  # type: ignore
         sides.ours.network(mx.array([ids]))
-    expected = sides.theirs.run(ids, steering).hidden
+    expected = sides.theirs.run(ids, {k: s * sides.vectors[k] for k, s in strengths.items()}).hidden
     for layer in range(LAYERS):
         assert relative_error(np.array(hidden[layer][0]), expected[layer]) < STATE_ERROR, layer
 
@@ -199,9 +199,8 @@ def test_greedy_continuations_agree_in_a_mixed_batch(sides: Sides) -> None:
     own = {k: v.array for k, v in extract(sides.ours, BEHAVIOR).items()}
     jobs, expected = [], []
     for i, (prompt, system, strengths) in enumerate(ROWS):
-        steering = {k: s * own[k] for k, s in strengths.items()}
         ids = tuple(sides.ours.chat.prompt_ids(PROMPTS[prompt], system))
-        jobs.append(Job(f"row {i}", ids, condition(f"condition {i}", system, steering)))
+        jobs.append(Job(f"row {i}", ids, condition(f"condition {i}", system, strengths, own)))
         theirs = {k: s * sides.vectors[k] for k, s in strengths.items()}
         stop_ids = sides.ours.chat.stop_ids
         their_ids = sides.ids((prompt, system))

@@ -279,8 +279,7 @@ def test_within_mistral_s_sliding_window_both_agree_and_beyond_it_ours_refuses(
     for ids, tokens in ((short, fitting + 1), (long, 1)):
         with pytest.raises(GenerationError, match=f"exceed the {window}"):
             sides.complete([Job("too long", tuple(ids), condition)], tokens)
-    # Why it refuses: mlx-lm would compute another model there. When it no longer does, the limit
-    # in mlx_steer/model/load.py can go.
+    # Why it refuses: mlx-lm would compute another model there.
     expected = sides.theirs.forward(torch.tensor([long])).logits[0].numpy()
     computed = np.array(sides.ours.network(mx.array([long]))[0])
     assert np.abs(computed - expected)[:window].max() < LOGIT_ERROR

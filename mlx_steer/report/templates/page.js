@@ -85,7 +85,9 @@
 
   // --- filters ---
   const cells = data.conditions.map((condition) => new Map(condition.rows));
-  const state = { search: "", split: "", set: "", verdict: "", differ: false, mine: false, page: 0, picked: new Set() };
+  const gates = data.conditions.map((condition) => new Map(condition.gates.map(([prompt, open, scores]) => [prompt, { open, scores }])));
+  const gated = gates.some((of) => of.size > 0);
+  const state = { search: "", split: "", set: "", verdict: "", gate: "", differ: false, mine: false, page: 0, picked: new Set() };
   const present = (values, all) => all.filter((value) => values.has(value));
   const fill = (id, options) => {
     for (const [value, label] of [["", "all"], ...options]) {
@@ -99,6 +101,8 @@
   fill("split", splits.map((split) => [split, split]));
   fill("set", sets.map((set) => [set, data.sets[set]]));
   fill("verdict", KINDS.map((kind) => [kind, data.verdicts[kind]]));
+  fill("gate", [["open", "open"], ["shut", "shut"]]);
+  byId("gate-label").hidden = !gated;
 
   const hasSplit = (index, split) => data.conditions[index].rows.some(([prompt]) => data.prompts[prompt].split === split);
   const defaults = () => {
@@ -121,12 +125,12 @@
     return box;
   });
   const setControls = () => {
-    for (const id of ["search", "split", "set", "verdict"]) byId(id).value = state[id];
+    for (const id of ["search", "split", "set", "verdict", "gate"]) byId(id).value = state[id];
     for (const id of ["differ", "mine"]) byId(id).checked = state[id];
     boxes.forEach((box, index) => { box.checked = state.picked.has(index); });
   };
   const reset = () => {
-    Object.assign(state, { search: "", split: splits.includes("test") ? "test" : "", set: "", verdict: "", differ: false, mine: false, page: 0 });
+    Object.assign(state, { search: "", split: splits.includes("test") ? "test" : "", set: "", verdict: "", gate: "", differ: false, mine: false, page: 0 });
     state.picked = defaults();
   };
   const first = () => { state.page = 0; show(); };
@@ -136,7 +140,7 @@
   byId("pick-none").addEventListener("click", () => pick(new Set()));
   byId("reset").addEventListener("click", () => { reset(); setControls(); show(); });
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
-  for (const id of ["split", "set", "verdict"]) {
+  for (const id of ["split", "set", "verdict", "gate"]) {
     byId(id).addEventListener("change", () => { state[id] = byId(id).value; first(); });
   }
   for (const id of ["differ", "mine"]) {
@@ -157,7 +161,7 @@
     if (place !== "#rows" || query === undefined) return;
     const wanted = new URLSearchParams(query);
     reset();
-    for (const id of ["split", "set", "verdict"]) {
+    for (const id of ["split", "set", "verdict", "gate"]) {
       const value = wanted.get(id) || "";
       state[id] = [...byId(id).options].some((option) => option.value === value) ? value : "";
     }
@@ -185,7 +189,9 @@
     const index = cells[condition].get(prompt);
     return index === undefined ? null : data.rows[index];
   };
-  const wantedRow = (row, needle, promptHit) => row !== null
+  const gateAt = (condition, prompt) => gates[condition].get(prompt) || null;
+  const wantedRow = (row, gate, needle, promptHit) => row !== null
+    && (!state.gate || (gate !== null && Boolean(gate.open) === (state.gate === "open")))
     && (!state.verdict || verdictOf(row) === state.verdict)
     && (!state.mine || labelOf(row) !== null)
     && (!needle || promptHit || row[TEXT].toLowerCase().includes(needle));
@@ -197,10 +203,11 @@
       if ((state.split && prompt.split !== state.split) || (state.set && prompt.set !== state.set)) return;
       const promptHit = needle !== "" && `${prompt.text}\n${prompt.id}`.toLowerCase().includes(needle);
       const rows = picked.map((condition) => rowAt(condition, index));
-      const hits = rows.map((row) => wantedRow(row, needle, promptHit));
+      const doors = picked.map((condition) => gateAt(condition, index));
+      const hits = rows.map((row, place) => wantedRow(row, doors[place], needle, promptHit));
       const verdicts = new Set(rows.filter((row) => row !== null).map(verdictOf));
       if (!hits.includes(true) || (state.differ && verdicts.size < 2)) return;
-      found.push({ prompt, rows, hits });
+      found.push({ prompt, rows, doors, hits });
     });
     return { picked, found };
   };
@@ -227,7 +234,11 @@
     chip.textContent = data.verdicts[verdict] + (!label ? "" : label === KINDS[row[VERDICT]] ? " ✓ confirmed" : " ✎ overruled");
     chip.title = `Judge: ${judge} (${data.rules[row[RULE]]}). Click to ${label ? "change or undo" : "overrule or confirm"}.`;
   };
-  const cellElement = (row, hit) => {
+  const gateText = (gate) => {
+    const scores = gate.scores.map((score) => `${score >= 0 ? "+" : "\u2212"}${Math.abs(score).toFixed(2)}`);
+    return `gate ${gate.open ? "open" : "shut"}, score ${scores.join(" and ")}`;
+  };
+  const cellElement = (row, gate, hit) => {
     const cell = make("td", hit ? "" : "dim");
     if (row === null) {
       cell.append(make("span", "about", "not run"));
@@ -246,7 +257,7 @@
     });
     chip.dataset.key = row[KEY];
     const numbers = `coherence ${row[COHERENCE].toFixed(2)}${row[PERPLEXITY] === null ? "" : `, perplexity ${row[PERPLEXITY]}`}`;
-    cell.append(chip, " ", make("span", "about", `${data.rules[row[RULE]]}, ${numbers}`), responseElement(row));
+    cell.append(chip, " ", make("span", "about", `${data.rules[row[RULE]]}, ${numbers}`), ...(gate === null ? [] : [make("div", `about gate ${gate.open ? "open" : "shut"}`, gateText(gate))]), responseElement(row));
     return cell;
   };
   const counted = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
@@ -265,14 +276,14 @@
     }
     document.querySelector("#responses thead").replaceChildren(head);
     const body = document.createDocumentFragment();
-    for (const { prompt, rows, hits } of found.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE)) {
+    for (const { prompt, rows, doors, hits } of found.slice(state.page * PER_PAGE, (state.page + 1) * PER_PAGE)) {
       const line = make("tr");
       const th = make("th");
       th.scope = "row";
       const about = [data.sets[prompt.set], `${prompt.split} half`, prompt.category].filter(Boolean).join(", ");
       th.append(make("div", "prompt", visible(prompt.text)), make("div", "about", `${prompt.id}: ${about}`));
       if (prompt.system) th.append(make("div", "about", `System: ${visible(prompt.system)}`));
-      line.append(th, ...rows.map((row, index) => cellElement(row, hits[index])));
+      line.append(th, ...rows.map((row, index) => cellElement(row, doors[index], hits[index])));
       body.append(line);
     }
     document.querySelector("#responses tbody").replaceChildren(body);

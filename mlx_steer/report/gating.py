@@ -1,0 +1,204 @@
+"""What gates do, in sentences and tables: openings, gated steering, and the fixed answer instead.
+
+A gate is a classifier of prompts. Whoever has one can also answer what opens it with a fixed text
+and steer nothing; the report always says what steering adds to that.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlx_steer.metrics.gating import HELD_OUT
+from mlx_steer.metrics.measure import MEASURES
+from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Section, Table
+from mlx_steer.report.lookup import base_of, main_condition
+from mlx_steer.report.wording import (
+    Words,
+    change,
+    compared,
+    fixed,
+    listed,
+    number,
+    of,
+    rate,
+    verdict_on,
+)
+
+Json = Mapping[str, Any]
+
+_SPLITS = {
+    HELD_OUT: "fitting prompts, held out",
+    "select": "select half",
+    "test": "test half",
+}
+
+
+def gated_sentence(metrics: Json) -> str:
+    """Gated steering at its chosen strength against base and against plain steering."""
+    words, cell, base = (
+        Words(metrics["behavior"]),
+        main_condition(metrics, "gated"),
+        base_of(metrics, "test"),
+    )
+    if cell is None or base is None or not cell["target"]["n"]:
+        return ""
+    against = cell["against_base"] or {}
+    parts = [
+        f"{change(words, m, base, cell)}: {verdict_on(against.get(m))}"
+        for m in MEASURES
+        if cell[m]["n"] and base[m]["n"]
+    ]
+    sentence = f"Gated steering ({_bare(cell)}, only where the gate opens): {'; '.join(parts)}."
+    plain = metrics["against_plain"]
+    if plain:
+        sentence += (
+            f" Against plain steering at {plain[0]['plain']}: "
+            f"{compared(words, plain[0]['difference'])}."
+        )
+    return sentence
+
+
+def fixed_sentences(metrics: Json, at: int = 0) -> list[str]:
+    """What a fixed answer behind the same gate does, and what steering adds or does not.
+
+    Args:
+        metrics: The metrics.
+        at: Which of the fixed answers; the first is the one without a system prompt.
+    """
+    if at >= len(metrics["test"]["fixed"]):
+        return []
+    words, record = Words(metrics["behavior"]), metrics["test"]["fixed"][at]
+    name, opened = _fixed_name(record), record["opened"]
+    rates = [f"{words.rate(m)} {of(record[m])}" for m in MEASURES if record[m]["n"]]
+    target, quality = opened["target"], record["quality"]
+    left = target["absent"] + target["incoherent"]
+    apart = f" ({target['incoherent']} of them incoherent)" if target["incoherent"] else ""
+    loses = (
+        f"No prompt opens it that the {name} would not count as {words.shown}, so steering can "
+        f"only do less: of the {_counted(target['n'], words.sets['target'])} that opened the gate, "
+        f"{left} {'was' if left == 1 else 'were'} not {words.shown} when steered{apart}."
+    )
+    wrong = opened["false_positive"]["n"] + opened["borderline"]["n"]
+    spared = opened["false_positive"]["absent"] + opened["borderline"]["absent"]
+    sets = [words.sets[MEASURES[m]] for m in ("false_positive", "borderline") if opened[m]["n"]]
+    adds = (
+        f"of the {_counted(wrong, listed(sets))} that opened it too, {spared} "
+        f"{'was' if spared == 1 else 'were'} still {words.absent} when steered"
+        if wrong
+        else "no other prompt opened it, so there is none that steering could spare"
+    )
+    own = ""
+    if quality["n"]:
+        own = (
+            f"; the steered responses to opened {words.sets['target']} prompts are the model's own "
+            f"words, with coherence {fixed(quality['steered']['coherence'])} (unsteered "
+            f"{fixed(quality['base']['coherence'])}) and median perplexity "
+            f"{number(quality['steered']['perplexity'])} (unsteered "
+            f"{number(quality['base']['perplexity'])})"
+        )
+    return [
+        f"The same gate with a {name} instead of steering ({record['name']}) would reach "
+        f"{listed(rates)}, and steers nothing. {loses} What steering adds: {adds}{own}."
+    ]
+
+
+def sections(metrics: Json, words: Words) -> Iterator[Section]:
+    """One section for each gate."""
+    gates = metrics["gates"]
+    for index, gate in enumerate(gates):
+        title = f"Gate under prompt {gate['system_prompt']}" if gate["system_prompt"] else "Gate"
+        yield Section(title, list(_blocks(metrics, words, gate, index)))
+
+
+def _blocks(metrics: Json, words: Words, gate: Json, index: int) -> Iterator[Block]:
+    yield Paragraph(
+        f"The gate reads the hidden state of layer {gate['layer']} at the last prompt token, "
+        "before anything is steered. Its score is the projection on the gate's direction minus "
+        f"the threshold ({number(gate['threshold'], 4)}); at 0 and above the gate is open and the "
+        "vector acts, below it the row is the unsteered one. Scores are the same at every strength."
+    )
+    fit = gate["fit"]
+    if fit:
+        counts = [
+            f"{fit['prompts'][measure]} {words.sets[name]}"
+            for measure, name in MEASURES.items()
+            if fit["prompts"][measure]
+        ]
+        under = f" under the system prompt {gate['system_prompt']}" if gate["system_prompt"] else ""
+        yield Paragraph(
+            f"Fitted{under} on {listed(counts)} prompts that neither half of the experiment uses. "
+            f"Cross-validation chose among {fit['tried']} combinations of layer and method: layer "
+            f"{gate['layer']}, {fit['method']}, with an area under the ROC curve (AUC) of "
+            f"{fixed(fit['auc'], 3)} for {words.sets['target']} against all others. The threshold "
+            f"lets at most {100 * fit['false_positive_rate']:g} % of held-out "
+            f"{words.sets['other']} prompts open it"
+            + (
+                f"; {words.sets['borderline']} ones shape the direction and do not count there"
+                if fit["prompts"]["borderline"]
+                else ""
+            )
+            + ". Held-out scores are along directions made without the prompt, but layer and "
+            "threshold were picked on them, so they flatter the gate a little; the two halves do "
+            "not."
+        )
+        yield Table(
+            [f"layer (best of {fit['tried']})", "method", "cross-validated AUC"],
+            [
+                [Cell(str(c["layer"])), Cell(c["method"]), Cell(fixed(c["auc"], 3))]
+                for c in fit["candidates"]
+            ],
+            frozenset({0}),
+        )
+    if gate["opened"]:
+        yield Paragraph("Prompts that opened the gate, and their share with its Wilson interval:")
+        yield _openings(words, gate)
+    if index == 0:
+        yield Plot("gate_roc", "ROC curves of the gates; the filled mark is the threshold in use")
+    yield from (Paragraph(sentence) for sentence in _fixed_of(metrics, gate))
+
+
+def _openings(words: Words, gate: Json) -> Table:
+    rows = []
+    condition = gate["conditions"][0] if gate["conditions"] else None
+    for split, measures in gate["opened"].items():
+        for measure, opened in measures.items():
+            prompt_set = MEASURES[measure]
+            links = {
+                state: {"condition": condition, "split": split, "set": prompt_set, "gate": state}
+                if condition and split != HELD_OUT
+                else None
+                for state in ("open", "shut")
+            }
+            shut = opened["n"] - opened["count"]
+            rows.append(
+                [
+                    Cell(f"{_SPLITS.get(split, split)}, {words.sets[prompt_set]}"),
+                    Cell("open" if measure == "target" else "shut"),
+                    Cell(str(opened["count"]), links["open"]),
+                    Cell(str(shut), links["shut"]),
+                    Cell(rate(opened)),
+                ]
+            )
+    return Table(["prompts", "should be", "opened", "stayed shut", "share opened"], rows)
+
+
+def _fixed_of(metrics: Json, gate: Json) -> list[str]:
+    for index, record in enumerate(metrics["test"]["fixed"]):
+        if record["condition"] in gate["conditions"]:
+            difference = compared(Words(metrics["behavior"]), record["steering_minus_fixed"])
+            return [
+                *fixed_sentences(metrics, index),
+                f"{record['condition']} minus {record['name']}, prompt by prompt: {difference}.",
+            ]
+    return []
+
+
+def _fixed_name(record: Json) -> str:
+    return "fixed " + str(record["name"]).rpartition("fixed ")[2]
+
+
+def _bare(cell: Json) -> str:
+    return str(cell["name"]).removeprefix("gated ")
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what} prompt{'' if count == 1 else 's'}"
