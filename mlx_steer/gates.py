@@ -9,6 +9,7 @@ test ever sees.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from mlx_steer.capture import prompt_states
 from mlx_steer.conditions import Gate, array_sha256
 from mlx_steer.datasets import Behavior, PromptItem
 from mlx_steer.directions import FOLDS, METHODS, Float64, Method, projection
-from mlx_steer.errors import DataError
+from mlx_steer.errors import ConfigError, DataError, ModelError
 from mlx_steer.model import Model
 from mlx_steer.stats import Rate, auc, threshold_for_fpr, wilson
 from mlx_steer.vectors import GateInfo
@@ -138,17 +139,27 @@ def fit_gate(
 
     Raises:
         DataError: If there are fewer than 5 gate prompts of either side.
+        ConfigError: If the name, a method or the rate cannot be used.
+        ModelError: If the model has no such layer, or its hidden states overflow.
     """
+    _check_settings(name, methods, false_positive_rate)
     chosen = sorted({model.layer(i) for i in layers}) if layers else list(range(model.num_layers))
     items = behavior.select(split="gate")
     labels = np.array([item.set == "target" for item in items])
-    if min(labels.sum(), (~labels).sum()) < FOLDS:
+    benign = np.array([item.set == "other" for item in items])
+    if min(labels.sum(), benign.sum()) < FOLDS:
         raise DataError(
-            f"the behavior {behavior.name} has {labels.sum()} target and {(~labels).sum()} other "
+            f"the behavior {behavior.name} has {labels.sum()} target and {benign.sum()} other "
             f"prompts of split gate, and fitting a gate needs at least {FOLDS} of each"
         )
     ids = [_ids(model, item, system_prompt) for item in items]
     states = {k: v.astype(np.float64) for k, v in prompt_states(model, ids, chosen).items()}
+    for layer, array in states.items():
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"the hidden states of layer {layer} of {model.info.id} are not finite in "
+                f"{str(model.dtype).removeprefix('mlx.core.')}; load it with --dtype float32"
+            )
     folds = _folds(labels, seed)
     held_out = {
         (layer, method): _held_out_scores(states[layer], labels, folds, method)
@@ -164,7 +175,6 @@ def fit_gate(
     )
     best = candidates[0]
     scores = held_out[best.layer, best.method]
-    benign = np.array([item.set == "other" for item in items])
     limit, _ = threshold_for_fpr(scores[benign].tolist(), false_positive_rate)
     # Halfway to the next score above: the gate is not to hang on one prompt's last digit.
     above = scores[scores > limit]
@@ -172,6 +182,11 @@ def fit_gate(
     opened = scores >= threshold
     target, other = states[best.layer][labels], states[best.layer][~labels]
     direction = METHODS[best.method](target, other)
+    if not np.any(direction):
+        raise DataError(
+            f"the target and other prompts of split gate of {behavior.name} have the same hidden "
+            "states; write prompts that differ"
+        )
     unit = (direction / np.linalg.norm(direction)).astype(np.float32)
     # Scores count from the middle of the two groups, a gate's threshold from the origin.
     middle = (target.mean(axis=0) + other.mean(axis=0)) / 2
@@ -201,6 +216,23 @@ def gate_scores(model: Model, gate: Gate, prompts: Sequence[Sequence[int]]) -> l
     states = prompt_states(model, prompts, [gate.layer])[gate.layer].astype(np.float64)
     scores = states @ gate.direction.astype(np.float64) - gate.threshold
     return [round(float(s), 6) for s in scores]
+
+
+def _check_settings(name: str, methods: Sequence[Method], false_positive_rate: float) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ConfigError(
+            f"{name[:64]!r} cannot name a gate's file; use letters, digits, - and _, 64 at most"
+        )
+    unknown = [method for method in methods if method not in GATE_METHODS]
+    if unknown or not methods:
+        raise ConfigError(
+            f"a gate cannot be made by {unknown[0] if unknown else 'no method'}; the methods are "
+            f"{', '.join(GATE_METHODS)}"
+        )
+    if not 0 <= false_positive_rate < 1:
+        raise ConfigError(
+            f"the false positive rate must be from 0 to below 1, not {false_positive_rate:g}"
+        )
 
 
 def _held_out_scores(

@@ -1,4 +1,4 @@
-"""gate fit, gate test."""
+"""gate fit."""
 
 from __future__ import annotations
 

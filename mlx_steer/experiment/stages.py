@@ -280,7 +280,7 @@ class Stages:
         folder, config = self.run.folder / name, self.config.extract
         key = digest(
             {
-                "model": self.model.identity,
+                "model": [self.model.identity, self.model.info.model_dump()],
                 "chat_template": self.model.chat.sha256,
                 "dataset": self.behavior.sha256,
                 "layers": list(layers),

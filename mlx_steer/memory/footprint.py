@@ -214,6 +214,7 @@ def choose_batch_size(
     max_tokens: int,
     *,
     conditions: int = 1,
+    replayed: int | None = None,
     limit: int | None = None,
     cap: int = BATCH_CAP,
     metal: bool | None = None,
@@ -228,6 +229,7 @@ def choose_batch_size(
         prompt_tokens: Tokens of the longest prompt.
         max_tokens: Response tokens at most.
         conditions: Conditions that each prompt runs under.
+        replayed: How many of them first act at the same layer.
         limit: Bytes that may be used; `working_set()` by default.
         cap: The largest size to choose (see `BATCH_CAP`).
         metal: See `estimate`.
@@ -246,6 +248,7 @@ def choose_batch_size(
             prompt_tokens,
             max_tokens,
             conditions=conditions,
+            replayed=replayed,
             metal=metal,
         )
         if found.fits(usable):

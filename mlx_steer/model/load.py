@@ -119,6 +119,7 @@ def load_model(
         location = quantized(location, quantize)
     network, tokenizer, config = _load(location)
     check_caches(network)
+    check_calls(network)
     if adapter is not None:
         if not (Path(adapter) / "adapter_config.json").is_file():
             raise ModelError(f"{adapter} is no adapter folder: it has no adapter_config.json")
@@ -189,6 +190,52 @@ def check_caches(network: nn.Module) -> None:
                 f"layer {layer} of model type {_kind(network)!r} has a {type(cache).__name__}, "
                 f"which cannot be batched; {where}"
             )
+
+
+def check_calls(network: nn.Module) -> None:
+    """Check that the network calls each block once, with its cache last, and gets an array back.
+
+    A block that is called in another way would be steered wrongly or, without a word, not at all.
+    Nothing is computed: MLX only builds the graph.
+
+    Raises:
+        ModelError: If blocks are called in another way.
+    """
+    from mlx_lm.models.cache import make_prompt_cache
+
+    blocks, caches = decoder_layers(network), make_prompt_cache(network)
+    kinds = [type(block) for block in blocks]
+    calls: list[tuple[nn.Module, Any, Any, Any]] = []
+
+    def watched(kind: type[nn.Module]) -> type[nn.Module]:
+        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            out = kind.__call__(self, *args, **kwargs)
+            cache = kwargs.get("cache", args[-1] if args else None)
+            calls.append((self, args[0] if args else None, cache, out))
+            return out
+
+        return type(kind.__name__, (kind,), {"__call__": call})
+
+    try:
+        for block, kind in zip(blocks, kinds, strict=True):
+            block.__class__ = watched(kind)
+        network(mx.array([[0, 0]]), cache=caches)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"model type {_kind(network)!r} cannot be run: {reason}") from error
+    finally:
+        for block, kind in zip(blocks, kinds, strict=True):
+            block.__class__ = kind
+    as_expected = len(calls) == len(blocks) and all(
+        called is block and cache is own and isinstance(x, mx.array) and isinstance(out, mx.array)
+        for (called, x, cache, out), block, own in zip(calls, blocks, caches, strict=True)
+    )
+    if not as_expected:
+        raise ModelError(
+            f"model type {_kind(network)!r} does not call its decoder blocks one after the other "
+            "as block(hidden state, mask, cache) -> hidden state; support for it belongs in "
+            "mlx_steer/model/load.py, check_calls, and mlx_steer/steering.py"
+        )
 
 
 def _kind(network: nn.Module) -> str:

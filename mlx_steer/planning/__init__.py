@@ -193,7 +193,7 @@ def _memory(
 ) -> MemoryPlan | None:
     if facts.config is None or facts.weights is None or facts.dtype_bytes is None:
         return None
-    longest, conditions = _largest(stages)
+    longest, conditions, replayed = _largest(stages)
     given = (facts.config, facts.weights, facts.dtype_bytes)
     tokens = config.generation.max_tokens
     sizes = {*BATCH_SIZES, config.generation.batch_size or 1}
@@ -205,23 +205,26 @@ def _memory(
     return MemoryPlan(
         working_set=working_set(),
         sizes=tuple(
-            estimate(*given, rows, longest, tokens, conditions=conditions) for rows in sorted(sizes)
+            estimate(*given, rows, longest, tokens, conditions=conditions, replayed=replayed)
+            for rows in sorted(sizes)
         ),
         extraction=facts.weights + extraction,
         scoring=facts.weights + scoring_bytes(*given[::2], longest, tokens, conditions),
     )
 
 
-def _largest(stages: tuple[Stage, ...]) -> tuple[int, int]:
-    """Tokens of the longest prompt, and the most conditions of a stage that generates."""
+def _largest(stages: tuple[Stage, ...]) -> tuple[int, int, int]:
+    """Tokens of the longest prompt, the most conditions of a stage, and the most at one layer."""
     made = [s for s in stages if s.decoded]
-    return max(s.longest_prompt for s in made), max(s.conditions for s in made)
+    sizes = ((s.longest_prompt, s.conditions, s.replayed) for s in made)
+    longest, conditions, replayed = map(max, zip(*sizes, strict=True))
+    return longest, conditions, replayed
 
 
 def _batch_size(
     config: ExperimentConfig, facts: ModelFacts, stages: tuple[Stage, ...], limit: int
 ) -> int:
-    longest, conditions = _largest(stages)
+    longest, conditions, replayed = _largest(stages)
     assert facts.config is not None and facts.weights is not None and facts.dtype_bytes is not None
     return choose_batch_size(
         facts.config,
@@ -230,6 +233,7 @@ def _batch_size(
         longest,
         config.generation.max_tokens,
         conditions=conditions,
+        replayed=replayed,
         limit=limit,
         name=config.model.name,
     )

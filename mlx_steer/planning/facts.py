@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Where no tokenizer is at hand: characters per token in English, tokens a template adds.
 _CHARACTERS_PER_TOKEN, _TEMPLATE_TOKENS = 4.0, 15
+_GUESSED = "There is no tokenizer at hand: token counts are guessed from characters."
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ def find_model(settings: ModelConfig) -> ModelFacts:
     """
     folder, dtype, missing = _folder(settings)
     if folder is None:
-        return ModelFacts(settings.name, notes=(missing, *_said_by_name(settings)))
+        return ModelFacts(settings.name, notes=(missing, *_said_by_name(settings), _GUESSED))
     config = read_config(folder)
     stored = bool(config.get("quantization") or config.get("quantization_config"))
     complete = _has_weights(folder)
     notes = [] if complete else [f"The weights of {settings.name} are not downloaded yet."]
     chat = _chat(folder, settings)
     if chat is None:
-        notes.append("There is no tokenizer at hand: token counts are guessed from characters.")
+        notes.append(_GUESSED)
     if settings.adapter is not None:
         notes.append("The adapter's weights are not counted; they are small.")
     return ModelFacts(
@@ -106,9 +107,11 @@ def _folder(settings: ModelConfig) -> tuple[Path | None, str | None, str]:
     if settings.name == BUILT_IN or path.is_dir():
         location = locate(settings.name)
         return location.folder, dtype or location.dtype, ""
-    if path.suffix == ".gguf":
+    if path.suffix == ".gguf" and path.is_file():
         return None, dtype, "Sizes are unknown until the GGUF file is converted, at the first run."
     repo, _, revision = settings.name.partition("@")
+    if repo.count("/") != 1 or path.is_absolute() or settings.name.startswith((".", "~")):
+        locate(settings.name)  # no hub id: this says so
     folder = _cached(repo, settings.revision or revision or None)
     missing = f"Sizes are unknown until {settings.name} is downloaded, which the run does."
     return folder, dtype, missing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter as Tally
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ class Stage:
     Attributes:
         name: extract, gate, sweep, compare, controls or score.
         conditions: How many; 0 where nothing is steered.
+        replayed: The most of them that first act at the same layer.
         prompts: How many prompts, or contrast pairs.
         rows: Responses that are generated (at most, with gates), scored or read.
         longest_prompt: Tokens of the longest prompt, system prompt included.
@@ -45,6 +47,7 @@ class Stage:
 
     name: str
     conditions: int
+    replayed: int
     prompts: int
     rows: int
     longest_prompt: int
@@ -226,6 +229,7 @@ class Counter:
         return Stage(
             name="extract",
             conditions=0,
+            replayed=0,
             prompts=len(pairs),
             rows=2 * len(pairs),
             longest_prompt=max(prompts, default=0),
@@ -247,6 +251,7 @@ class Counter:
         return Stage(
             name="gate",
             conditions=0,
+            replayed=0,
             prompts=len(fitting),
             rows=len(lengths),
             longest_prompt=max(lengths, default=0),
@@ -262,11 +267,13 @@ class Counter:
         read, lengths = 0.0, list[int]()
         # Prompts are kept within one call of the engine, not from stage to stage.
         known: set[tuple[str, str]] = set()
+        lowest: Tally[int] = Tally()
         for condition in conditions:
             system = condition.system_prompt or ""
             acting = [i for i in condition.interventions if i.acts]
             # A gated row is the steered one or the base one, and shares it where that is made.
             effect = digest([i.key() for i in acting])
+            lowest.update([min(i.layer for i in acting)] if acting else [])
             for item in items:
                 if (item.id, system, effect) in self._made:
                     continue
@@ -282,6 +289,7 @@ class Counter:
         return Stage(
             name=name,
             conditions=len(conditions),
+            replayed=max(lowest.values(), default=0),
             prompts=len(items),
             rows=rows,
             longest_prompt=max(lengths, default=0),
@@ -300,6 +308,7 @@ class Counter:
         return Stage(
             name="score",
             conditions=0,
+            replayed=0,
             prompts=len(prompts),
             rows=sum(s.rows for s in made),
             longest_prompt=max(prompts, default=0),
@@ -318,5 +327,7 @@ class Counter:
 
 
 def _stand_in(layer: int, seed: int = 0) -> SteeringVector:
-    array = np.random.default_rng([seed, layer]).standard_normal(_SIZE).astype(np.float32)
+    # Other numbers than those that random controls are drawn from.
+    rng = np.random.default_rng([_SIZE, seed, layer, 1])
+    array = rng.standard_normal(_SIZE).astype(np.float32)
     return SteeringVector(layer, array, 1.0)

@@ -9,11 +9,14 @@ from mlx_steer.report.wording import DASH, Words, listed, p_value, points
 
 Json = Mapping[str, Any]
 
-HOW_TO_READ = (
-    "Each cell: points with the 95 % interval of the smoothed bootstrap; gained/lost, the prompts "
-    "that show it only under the one or only under the other; and the Holm-corrected p of the "
-    "exact McNemar test, with a star where it is significant."
-)
+
+def how_to_read(alpha: float) -> str:
+    """What the cells of `table` mean."""
+    return (
+        "Each cell: points with the 95 % interval of the smoothed bootstrap; gained/lost, the "
+        "prompts that show it only under the one or only under the other; and the Holm-corrected p "
+        f"of the exact McNemar test, with a star where it is at most {alpha:g}."
+    )
 
 
 def table(words: Words, records: Mapping[str, Json]) -> Table:

@@ -97,7 +97,7 @@ def _headline(metrics: Json) -> list[str]:
         gating.gated_sentence(metrics),
         *gating.fixed_sentences(metrics),
         _prompt_sentence(metrics),
-        _both_sentence(metrics),
+        *_both_sentences(metrics),
         control_sentence(metrics),
         _breakdown_sentence(metrics),
     ]
@@ -184,12 +184,12 @@ def beats_prompt(words: Words, difference: Json, what: str = "steering") -> str:
     return f"{verdict}: {what} against the prompt, {compared(words, both)}."
 
 
-def _both_sentence(metrics: Json) -> str:
+def _both_sentences(metrics: Json) -> list[str]:
     """The system prompt together with plain and with gated steering, at their chosen strengths."""
-    words, parts = Words(metrics["behavior"]), []
+    words, sentences = Words(metrics["behavior"]), []
     for kind, alone, name in (
         ("prompt+steering", "steering", "Prompt and steering together"),
-        ("prompt+gated", "gated", "prompt and gated steering together"),
+        ("prompt+gated", "gated", "Prompt and gated steering together"),
     ):
         cell = main_condition(metrics, alone)
         both = next(
@@ -203,9 +203,16 @@ def _both_sentence(metrics: Json) -> str:
         if both is None or not both["target"]["n"]:
             continue
         rates = [words.rate(m) + " " + of(both[m]) for m in MEASURES if both[m]["n"]]
-        parts.append(f"{name}: {', '.join(rates)}")
-    sentence = "; ".join(parts)
-    return f"{sentence[:1].upper()}{sentence[1:]}." if parts else ""
+        part = f"{name} ({both['name'].partition(' + ')[2]}): {', '.join(rates)}"
+        against = metrics["against_prompt"]
+        record = next(
+            (c for c in (against["conditions"] if against else ()) if c["name"] == both["name"]),
+            None,
+        )
+        if record:
+            part += f"; against the prompt alone: {compared(words, record['difference'])}"
+        sentences.append(f"{part}.")
+    return sentences
 
 
 def control_sentence(metrics: Json) -> str:
@@ -256,5 +263,7 @@ def _breakdown_sentence(metrics: Json) -> str:
     if not broken:
         return ""
     shown = [f"{c['name']} ({percent(c['incoherent']['rate'])})" for c in broken[:4]]
-    more = f" and {len(broken) - 4} more" if len(broken) > 4 else ""
-    return f"Responses come apart under {listed(shown)}{more}: that share of rows is incoherent."
+    more = [f"{len(broken) - 4} more"] if len(broken) > 4 else []
+    return (
+        f"Responses come apart under {listed([*shown, *more])}: that share of rows is incoherent."
+    )

@@ -20,7 +20,6 @@ from mlx_steer.report.wording import (
     number,
     of,
     rate,
-    verdict_on,
 )
 
 Json = Mapping[str, Any]
@@ -41,13 +40,11 @@ def gated_sentence(metrics: Json) -> str:
     )
     if cell is None or base is None or not cell["target"]["n"]:
         return ""
-    against = cell["against_base"] or {}
-    parts = [
-        f"{change(words, m, base, cell)}: {verdict_on(against.get(m))}"
-        for m in MEASURES
-        if cell[m]["n"] and base[m]["n"]
-    ]
-    sentence = f"Gated steering ({_bare(cell)}, only where the gate opens): {'; '.join(parts)}."
+    parts = [change(words, m, base, cell) for m in MEASURES if cell[m]["n"] and base[m]["n"]]
+    sentence = (
+        f"Gated steering ({_bare(cell)}, only where the gate opens): {listed(parts)}. Against "
+        f"base: {compared(words, cell['against_base'] or {})}."
+    )
     plain = metrics["against_plain"]
     if plain:
         sentence += (
@@ -72,33 +69,34 @@ def fixed_sentences(metrics: Json, at: int = 0) -> list[str]:
     target, quality = opened["target"], record["quality"]
     left = target["absent"] + target["incoherent"]
     apart = f" ({target['incoherent']} of them incoherent)" if target["incoherent"] else ""
-    loses = (
-        f"No prompt opens it that the {name} would not count as {words.shown}, so steering can "
-        f"only do less: of the {_counted(target['n'], words.sets['target'])} that opened the gate, "
-        f"{left} {'was' if left == 1 else 'were'} not {words.shown} when steered{apart}."
-    )
     wrong = opened["false_positive"]["n"] + opened["borderline"]["n"]
     spared = opened["false_positive"]["absent"] + opened["borderline"]["absent"]
     sets = [words.sets[MEASURES[m]] for m in ("false_positive", "borderline") if opened[m]["n"]]
-    adds = (
-        f"of the {_counted(wrong, listed(sets))} that opened it too, {spared} "
-        f"{'was' if spared == 1 else 'were'} still {words.absent} when steered"
-        if wrong
-        else "no other prompt opened it, so there is none that steering could spare"
-    )
-    own = ""
-    if quality["n"]:
-        own = (
-            f"; the steered responses to opened {words.sets['target']} prompts are the model's own "
-            f"words, with coherence {fixed(quality['steered']['coherence'])} (unsteered "
-            f"{fixed(quality['base']['coherence'])}) and median perplexity "
-            f"{number(quality['steered']['perplexity'])} (unsteered "
-            f"{number(quality['base']['perplexity'])})"
-        )
-    return [
+    sentences = [
         f"The same gate with a {name} instead of steering ({record['name']}) would reach "
-        f"{listed(rates)}, and steers nothing. {loses} What steering adds: {adds}{own}."
+        f"{listed(rates)}. Where the gate opens that never fails, so on {words.rate('target')} "
+        f"steering can at best equal it: of the {_counted(target['n'], words.sets['target'])} that "
+        f"opened the gate, {left} {'was' if left == 1 else 'were'} not {words.shown} when "
+        f"steered{apart}.",
+        f"What steering adds: of the {_counted(wrong, listed(sets))} that opened the gate wrongly, "
+        f"{spared} came out as {words.absent} when steered, none under the {name}."
+        if wrong
+        else "Steering spares no prompt that the gate opened wrongly, for there was none.",
     ]
+    if quality["n"]:
+        before, after = quality["base"], quality["steered"]
+        text = (
+            "Steered responses are the model's own words: on the opened "
+            f"{words.sets['target']} prompts their coherence is {fixed(after['coherence'])} "
+            f"(unsteered {fixed(before['coherence'])})"
+        )
+        if after["perplexity"] is not None and before["perplexity"] is not None:
+            text += (
+                f", their median perplexity {number(after['perplexity'])} (unsteered "
+                f"{number(before['perplexity'])})"
+            )
+        sentences.append(f"{text}.")
+    return [" ".join(sentences)]
 
 
 def sections(metrics: Json, words: Words) -> Iterator[Section]:

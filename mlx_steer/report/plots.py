@@ -235,10 +235,11 @@ def _tradeoff(metrics: Json) -> Figure | None:
     if len(shown) < 2:
         return None
     words = Words(metrics["behavior"])
-    figure = _figure(8.2, max(4.6, 0.34 * len(shown) + 1.4))
+    height = max(4.6, 0.34 * len(shown) + 1.4)
+    figure = _figure(8.2, height)
     axes = figure.subplots()
     shown = sorted(shown, key=lambda c: (c["target"]["rate"], -c["false_positive"]["rate"]))
-    heights = _spread([100 * c["target"]["rate"] for c in shown], 102 / max(14, len(shown) - 1))
+    heights = _spread([100 * c["target"]["rate"] for c in shown], 20 / (height - 1))
     for index, condition in enumerate(shown):
         across, up = condition["false_positive"], condition["target"]
         x, y = 100 * across["rate"], 100 * up["rate"]
@@ -263,7 +264,13 @@ def _tradeoff(metrics: Json) -> Figure | None:
             fontsize=9,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": "#888888", "lw": 0.7, "ls": ":"},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": "#888888",
+                "lw": 0.7,
+                "ls": ":",
+                "relpos": (0, 0.5),
+            },
         )
     axes.plot([0, 100], [0, 100], ":", color="#999999", lw=1)
     _percent_axis(axes, "x", f"{words.rate('false_positive')}, false positives")
@@ -364,7 +371,6 @@ def _gate_roc(metrics: Json) -> Figure | None:
         axes.set_title(f"{under}, layer {gate['layer']}", fontsize=10)
         _percent_axis(axes, "x", "opened though it should stay shut")
         _percent_axis(axes, "y", f"{sets['target']} prompts opened")
-        axes.set_aspect("equal")
         _tidy(axes)
         axes.legend(loc="lower right", frameon=False, fontsize=8)
     figure.supxlabel("marks: the threshold in use", fontsize=8, color="#555555")

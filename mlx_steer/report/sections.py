@@ -20,11 +20,9 @@ from mlx_steer.report.document import (
 )
 from mlx_steer.report.wording import (
     Words,
-    corrected_p,
     fixed,
     number,
     one_line,
-    points,
 )
 
 Json = Mapping[str, Any]
@@ -51,7 +49,6 @@ def build(
         Section("Does steering beat the prompt?", list(tables.against_prompt(metrics, words))),
         *gating.sections(metrics, words),
         Section("Controls", list(tables.controls(metrics, words))),
-        Section("Further findings", list(_further_findings(metrics, words))),
         Section("Best configuration", list(tables.best(metrics, words))),
         Section("Layer comparison", list(tables.sweep(metrics, words))),
         Section("Vector statistics", list(tables.vectors(metrics))),
@@ -192,31 +189,6 @@ def _judge(metrics: Json) -> Iterator[Block]:
             f"(Cohen's kappa {fixed(model['kappa'])}); its verdicts do not count in the rates."
         )
     yield from (Paragraph(line) for line in lines)
-
-
-def _further_findings(metrics: Json, words: Words) -> Iterator[Block]:
-    found = findings.other_controls(metrics)
-    compared = [*metrics["test"]["conditions"], *metrics["test"]["fixed"]]
-    for condition in compared:
-        shown = [
-            f"{words.rate(m)} {points(d['difference'])} points ({corrected_p(d)})"
-            for m in MEASURES
-            if (d := (condition["against_base"] or {}).get(m))
-            and d["finding"] != "no difference shown"
-        ]
-        if shown:
-            found.append(f"{condition['name']} differs from base: {', '.join(shown)}.")
-    nothing = [
-        c["name"]
-        for c in compared
-        if (differences := c["against_base"])
-        and all(d is None or d["finding"] == "no difference shown" for d in differences.values())
-    ]
-    if nothing:
-        n = max(c["target"]["n"] for c in metrics["test"]["conditions"])
-        found.append(f"No difference from base could be shown at n = {n} for {'; '.join(nothing)}.")
-    if found:
-        yield Bullets(found)
 
 
 # --- responses and files ---

@@ -37,8 +37,8 @@ def vectors(metrics: Json) -> Iterator[Block]:
     if separated:
         yield Paragraph(
             "Separation: how well directions made from other pairs tell the two sides of a "
-            "held-out pair apart, as the area under the ROC curve; 0.5 is chance, 1 is perfect. A layer "
-            "that separates is not yet a layer that steers."
+            "held-out pair apart, as the area under the ROC curve; 0.5 is chance, 1 is perfect. "
+            "A layer that separates is not yet a layer that steers."
         )
     separation = ["separation (held-out AUC)"] if separated else []
     yield Table(
@@ -167,6 +167,7 @@ def best(metrics: Json, words: Words) -> Iterator[Block]:
     if not found:
         yield Paragraph("No cell was chosen.")
         return
+    yield Paragraph(f"The limits: {findings.limits(metrics)}.")
     for kind, name, rule in found:
         yield from _best_of(metrics, words, kind, str(name), rule)
     choice = select["choice"]
@@ -195,14 +196,14 @@ def _best_of(
     )
     if within:
         why = (
-            f"{within} of {candidates} cells met the limits ({findings.limits(metrics)}); among "
-            "them it has the highest target rate (ties: the smaller strength, fewer false "
+            f"{within} of {candidates} cells met the limits; among them it has the "
+            "highest target rate (ties: the smaller strength, fewer false "
             "positives, the lower layer)"
         )
     else:
         why = (
-            f"none of {candidates} cells met the limits ({findings.limits(metrics)}); it has the "
-            "largest target rate minus false positive rate"
+            f"none of {candidates} cells met the limits; it has the largest target rate minus "
+            "false positive rate"
         )
     base = lookup.base_of(metrics, "select")
     compared = f", in base {of(base['target'])}" if base and base["target"]["n"] else ""
@@ -244,9 +245,9 @@ def comparison(metrics: Json, words: Words) -> Iterator[Block]:
     computed = ""
     if fixed_answers:
         computed = (
-            f" Rows that begin with {listed([r['name'] for r in fixed_answers])} are computed, not "
-            "generated: what opens the gate counts as answered with a fixed text, all else is the "
-            "unsteered row."
+            f" Computed, not generated: {'; '.join(r['name'] for r in fixed_answers)}. There what "
+            "opens the gate counts as answered with a fixed text, and all else is the unsteered "
+            "row."
         )
     yield Paragraph(
         "On the test half, which took no part in the choice. Rates: count/n, share and Wilson 95 % "
@@ -278,7 +279,8 @@ def comparison(metrics: Json, words: Words) -> Iterator[Block]:
         c["name"]: c["against_base"] for c in (*conditions, *fixed_answers) if c["against_base"]
     }
     if compared:
-        yield Paragraph(f"Differences from base, prompt by prompt. {differences.HOW_TO_READ}")
+        reading = differences.how_to_read(metrics["alpha"])
+        yield Paragraph(f"Differences from base, prompt by prompt. {reading}")
         yield differences.table(words, compared)
         yield Paragraph(differences.families(words, compared, metrics["alpha"]))
         detectable = metrics["test"]["detectable"]

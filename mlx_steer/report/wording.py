@@ -119,12 +119,27 @@ def corrected_p(difference: Json) -> str:
 
 
 def compared(words: Words, differences: Json) -> str:
-    """Every rate's difference and what may be said of it."""
-    return "; ".join(
-        f"{words.rate(measure)} {points(difference['difference'])} points, {verdict_on(difference)}"
-        for measure, difference in differences.items()
-        if difference is not None
-    )
+    """What may be said of every rate's difference, what is significant first."""
+    known = {m: d for m, d in differences.items() if d is not None}
+    shown = [
+        f"{words.rate(m)} {points(d['difference'])} points, {verdict_on(d)}"
+        for m, d in known.items()
+        if d["finding"] != "no difference shown"
+    ]
+    rest = {m: d for m, d in known.items() if d["finding"] == "no difference shown"}
+    if rest:
+        least = min(rest.values(), key=lambda d: float(d["p_holm"]))
+        names = listed(
+            [
+                f"{words.rate(m)} ({points(d['difference'])} points, n = {d['n']})"
+                for m, d in rest.items()
+            ]
+        )
+        p = corrected_p(least)
+        if len(rest) > 1 and least["p_holm"] < 1:
+            p = p.replace(" = ", " at least ")
+        shown.append(f"no difference could be shown for {names}, {p}")
+    return "; ".join(shown)
 
 
 def listed(items: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from mlx_lm.models.cache import ChunkedKVCache, KVCache, QuantizedKVCache
 from mlx_steer.conditions import Intervention
 from mlx_steer.errors import ModelError
 from mlx_steer.model import load_model
-from mlx_steer.model.load import check_caches, decoder_layers
+from mlx_steer.model.load import check_caches, check_calls, decoder_layers
 from mlx_steer.steering import steered
 from tests.tiny import (
     CONTEXT,
@@ -58,9 +58,55 @@ def folder_of(path: Path, model_type: str, **config: Any) -> Path:
     return path
 
 
+HUNYUAN: dict[str, Any] = {
+    "attention_bias": False,
+    "moe_topk": 1,
+    "num_experts": 1,
+    "num_shared_expert": 1,
+    "use_mixed_mlp_moe": False,
+    "use_qk_norm": False,
+    "use_cla": False,
+    "cla_share_factor": 2,
+    "rope_scaling": {"type": "dynamic", "factor": 1.0, "alpha": 1.0},
+}
+GPT_J = {"n_embd": 64, "n_positions": 256, "n_head": 4, "rotary_dim": 16, "n_layer": 6}
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_block_of_the_tested_families_has_a_cache_that_can_be_batched(family: str) -> None:
-    check_caches(tiny_network(family))
+def test_the_tested_families_pass_every_check_and_are_left_as_they_were(family: str) -> None:
+    network = tiny_network(family)
+    classes = [type(block) for block in decoder_layers(network)]
+    check_caches(network)
+    check_calls(network)
+    assert [type(block) for block in decoder_layers(network)] == classes
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config"),
+    [
+        ("hunyuan", HUNYUAN),  # block(h, mask, cache, keys and values) -> (h, keys and values)
+        ("gptj", GPT_J),  # block(inputs=h, ...)
+    ],
+)
+def test_blocks_that_are_called_in_another_way_are_refused(
+    tmp_path: Path, model_type: str, config: dict[str, Any]
+) -> None:
+    folder = folder_of(tmp_path / "m", model_type, **config)
+    message = f"'{model_type}' does not call its decoder blocks .*check_calls, and .*steering"
+    with pytest.raises(ModelError, match=message):
+        load_model(str(folder))
+
+
+def test_a_network_that_cannot_be_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object, *args: object, **kwargs: object) -> None:
+        raise ValueError("no such kernel")
+
+    network = tiny_network("llama")
+    kind = type(decoder_layers(network)[0])
+    monkeypatch.setattr(kind, "__call__", fails)
+    with pytest.raises(ModelError, match="model type 'llama' cannot be run: no such kernel"):
+        check_calls(network)
+    assert type(decoder_layers(network)[0]) is kind
 
 
 def test_blocks_without_a_cache_of_their_own_are_refused(tmp_path: Path) -> None:

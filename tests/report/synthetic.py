@@ -54,6 +54,7 @@ class Synthetic:
     rows: list[dict[str, Any]] = field(default_factory=list)
     scores: list[dict[str, Any]] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=lambda: dict(TEXTS))
+    fits: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for split in ("select", "test"):
@@ -133,6 +134,63 @@ class Synthetic:
                 )
                 self.scores.append({"key": key, "perplexity": 5.0 + len(self.scores) % 7})
 
+    def add_gated(
+        self, split: str, steered: str, base: str = "base", gate: str = "plain", **doors: str
+    ) -> None:
+        """A gated condition on one split: "o" takes the steered row, "." the base row; per set.
+
+        Scores are 0.5 and more where the gate is open, -0.5 and less where it is shut.
+        """
+        source, below = self.conditions[steered], self.conditions[base]
+        alone = source["kind"] == "steering"
+        name = f"gated {steered}" if alone else steered.replace("+ layer", "+ gated layer")
+        record = self.conditions.setdefault(
+            name,
+            {
+                **source,
+                "name": name,
+                "kind": "gated" if alone else "prompt+gated",
+                "gates": [{"name": gate, "layer": 6, "threshold": 1.25}],
+                "gate_scores": {gate: {}},
+                "rows": {},
+            },
+        )
+        for prompt_set, letters in doors.items():
+            items = [p for p in self.prompts if (p["set"], p["split"]) == (prompt_set, split)]
+            for i, (item, letter) in enumerate(zip(items, letters, strict=True)):
+                score = 0.5 + i if letter == "o" else -0.5 - i
+                record["gate_scores"][gate][item["id"]] = score
+                rows = source["rows"] if letter == "o" else below["rows"]
+                record["rows"][item["id"]] = rows[item["id"]]
+
+    def fit(self, name: str = "plain", system_prompt: str | None = None, **scores: str) -> None:
+        """How a gate was fitted: per set, "o" for a held-out score above the threshold."""
+        self.config["gate"] = {}
+        held_out = {
+            f"{prompt_set}-gate-{i:02d}": 1.0 + i if letter == "o" else -1.0 - i
+            for prompt_set, letters in scores.items()
+            for i, letter in enumerate(letters)
+        }
+        sets = {prompt_id: prompt_id.partition("-")[0] for prompt_id in held_out}
+        counts = {s: (letters.count("o"), len(letters)) for s, letters in scores.items()}
+        tried = [(6, "whitened_mean_difference", 0.95), (5, "mean_difference", 0.9)]
+        self.fits.append(
+            {
+                "name": name,
+                "layer": 6,
+                "threshold": 1.25,
+                "method": tried[0][1],
+                "auc": tried[0][2],
+                "candidates": [dict(zip(("layer", "method", "auc"), t, strict=True)) for t in tried],
+                "false_positive_rate": 0.25,
+                "false_openings": dict(zip(("count", "n"), counts["other"], strict=True)),
+                "openings": dict(zip(("count", "n"), counts["target"], strict=True)),
+                "held_out_scores": held_out,
+                "sets": sets,
+                "system_prompt": system_prompt,
+            }
+        )
+
     def vectors(self) -> SteeringVectorSet:
         """Vectors whose norm grows with the layer."""
         made = []
@@ -204,6 +262,8 @@ class Synthetic:
         self._lines("scores.jsonl", self.scores)
         if choice is not None:
             self._json("choice.json", choice)
+        if self.fits:
+            self._json("gate.json", {"gates": self.fits})
         self.vectors().save(self.folder / "vectors")
         return self.folder
 
@@ -268,4 +328,27 @@ def small_run(folder: Path, **options: Any) -> Synthetic:
     return run
 
 
+def gated_run(folder: Path, **options: Any) -> Synthetic:
+    """`small_run` with two gates; not yet written.
+
+    On the test half the plain gate opens for 3 harmful prompts, the last of which steering does not
+    get refused, for 1 benign one and for 2 borderline ones, of which steering refuses the first.
+    """
+    run = small_run(folder, **options)
+    run.fit(target="ooo.", other="o...", borderline="oo..")
+    run.fit("careful", "calibrated", target="oooo", other="....")
+    for layer in (4, 8, 12):
+        for strength in (1.0, 2.0):
+            steered = f"layer {layer}, strength {strength}"
+            run.add_gated("select", steered, target="ooo.", other="o...")
+    doors = {"target": ".ooo", "other": "o...", "borderline": ".oo."}
+    run.add_gated("test", "layer 8, strength 1.0", **doors)
+    run.add_gated("test", "layer 8, strength 2.0", **doors)
+    doors = {"target": "oo..", "other": "....", "borderline": "...o"}
+    both, prompt = "prompt calibrated + layer 8, strength 1.0", "prompt calibrated"
+    run.add_gated("test", both, prompt, "careful", **doors)
+    return run
+
+
 CHOICE = {"layer": 8, "strength": 1.0, "system_prompt": "calibrated", "met_limits": True}
+GATED_CHOICE = {**CHOICE, "gated": {"layer": 8, "strength": 1.0, "met_limits": True}}
