@@ -23,6 +23,7 @@ from mlx_steer.directions import FOLDS, METHODS, Float64, Method, projection
 from mlx_steer.errors import ConfigError, DataError, ModelError
 from mlx_steer.model import Model
 from mlx_steer.stats import Rate, auc, threshold_for_fpr, wilson
+from mlx_steer.steering import settled_gate_score
 from mlx_steer.vectors import GateInfo
 from mlx_steer.vectors.metadata import gate_file
 
@@ -215,7 +216,10 @@ def gate_scores(model: Model, gate: Gate, prompts: Sequence[Sequence[int]]) -> l
     """Score minus threshold of each prompt (token ids); the gate is open at 0 and above."""
     states = prompt_states(model, prompts, [gate.layer])[gate.layer].astype(np.float64)
     scores = states @ gate.direction.astype(np.float64) - gate.threshold
-    return [round(float(s), 6) for s in scores]
+    return [
+        settled_gate_score(model.network, gate, ids, float(s))
+        for ids, s in zip(prompts, scores, strict=True)
+    ]
 
 
 def _check_settings(name: str, methods: Sequence[Method], false_positive_rate: float) -> None:

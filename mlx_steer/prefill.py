@@ -117,7 +117,9 @@ class Prefill:
             start[layer] = PlannedCache(start[layer], stack_plans(plans, layer))
         for site in self.sites[:lowest]:
             site.skip = True
-        self.sites[lowest].replay = base.hidden[lowest][mx.array(list(rows))]
+        # The base run may have been padded to a longer row than any that is replayed.
+        longest = max(map(len, sequences))
+        self.sites[lowest].replay = base.hidden[lowest][mx.array(list(rows)), :longest]
         try:
             self._forward(sequences, start, ())
         finally:

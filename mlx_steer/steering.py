@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -87,6 +87,7 @@ def plan_of(interventions: Sequence[Intervention], hidden_size: int, dtype: mx.D
     basis: list[np.ndarray[Any, np.dtype[np.float64]]] = []
     for item in interventions:
         vector = item.vector.astype(np.float64)
+        _check_strength(item, vector)
         if item.operator == "add":
             shift += item.strength * vector
             continue
@@ -100,6 +101,17 @@ def plan_of(interventions: Sequence[Intervention], hidden_size: int, dtype: mx.D
             basis.append(np.sqrt(part) * residue / size)
     rows = mx.array(shift.astype(np.float32)).astype(dtype)[None, None]
     return Plan(rows, mx.array(np.stack(basis).astype(np.float32))[None] if basis else None)
+
+
+def _check_strength(item: Intervention, vector: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+    if not np.isfinite(item.strength):
+        raise VectorError(f"the strength at layer {item.layer} must be finite, not {item.strength}")
+    if item.operator == "ablate" and not 0 <= item.strength <= 1:
+        raise VectorError(
+            f"ablating takes a part of the projection, from 0 to 1, not {item.strength:g}"
+        )
+    if item.operator != "add" and not vector.any():
+        raise VectorError(f"a vector of zeros at layer {item.layer} has no direction to project on")
 
 
 class Site:
@@ -294,6 +306,8 @@ def steered(
         ModelError: If the model has no such layer.
     """
     network = network_of(model)
+    if gate is not None:
+        gate = replace(gate, layer=checked_layer(network, gate.layer))
     interventions = _interventions(network, vectors, layer, strength, operator, scope)
     by_layer: dict[int, list[Intervention]] = {}
     for item in interventions:
@@ -328,7 +342,12 @@ def steered(
 
 
 def gate_score(network: nn.Module, gate: Gate, prompt: Sequence[int]) -> float:
-    """A gate's score minus its threshold for one prompt (token ids); it is open at 0 and above."""
+    """A gate's score minus its threshold for one prompt (token ids); it is open at 0 and above.
+
+    Raises:
+        ModelError: If the network has no such layer.
+    """
+    gate = replace(gate, layer=checked_layer(network, gate.layer))
     states: list[mx.array] = []
     with steerable(network, [gate.layer]) as (site,):
         site.record = states.append
@@ -338,6 +357,26 @@ def gate_score(network: nn.Module, gate: Gate, prompt: Sequence[int]) -> float:
             site.record = None
     last = np.array(states[0][0, -1].astype(mx.float32)).astype(np.float64)
     return float(last @ gate.direction.astype(np.float64)) - gate.threshold
+
+
+def settled_gate_score(
+    network: nn.Module, gate: Gate, prompt: Sequence[int], score: float
+) -> float:
+    """A score from a batch, or the prompt's own where rounding could decide.
+
+    Scores in a batch depend on its composition in their last digits; one this near to the
+    threshold is computed again by the prompt alone.
+    """
+    near = abs(score) < 1e-4 * (1 + abs(gate.threshold))
+    return round(gate_score(network, gate, prompt) if near else score, 6)
+
+
+def checked_layer(network: nn.Module, index: int) -> int:
+    """A layer counted from 0; raises ModelError if the network has no such layer."""
+    count = len(decoder_layers(network))
+    if not -count <= index < count:
+        raise ModelError(f"the model has layers 0 to {count - 1}, and no layer {index}")
+    return index % count
 
 
 class _LiveGate:
@@ -404,9 +443,7 @@ def _interventions(
     count = len(decoder_layers(network))
 
     def checked(index: int) -> int:
-        if not -count <= index < count:
-            raise ModelError(f"the model has layers 0 to {count - 1}, and no layer {index}")
-        return index % count
+        return checked_layer(network, index)
 
     chosen = [layer] if isinstance(layer, int) else list(layer or ())
     arrays: Mapping[int, Float32]
@@ -422,7 +459,7 @@ def _interventions(
             )
         arrays = {checked(i): vectors[checked(i)].array for i in chosen}
     else:
-        return list(vectors)
+        return [replace(item, layer=checked(item.layer)) for item in vectors]
     if not arrays:
         raise VectorError("say which layer to steer: steered(model, vectors, layer=12)")
     return [

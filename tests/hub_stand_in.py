@@ -64,7 +64,7 @@ class Repo:
 
 
 class Hub(ThreadingHTTPServer):
-    """The server; `requests` holds what was asked for, `broken_after` makes it fail on purpose."""
+    """The server; it notes its `requests`, and `broken_downloads` and `failing` make it fail."""
 
     daemon_threads = True
 

@@ -226,15 +226,16 @@ def test_any_kind_of_condition_appears_in_the_comparison(tmp_path):
     run.add("gated", "gated", "test", layer=8, strength=1.0, target="ssss", other="aaaa")
     run.add("random 0", "random", "test", layer=8, strength=1.0, target="aaaa", other="aaaa")
     run.conditions["gated"]["gates"] = [{"name": "gate", "layer": 8, "threshold": 0.0}]
-    for row in run.rows:
-        row["steered"] = row["condition"] == "gated" and row["set"] == "target"
+    run.conditions["gated"]["gate_scores"] = {
+        "gate": {p["id"]: 0.0 if p["set"] == "target" else -0.1 for p in run.prompts}
+    }
     metrics = compute_metrics(load_run(run.write()))
     names = [c["name"] for c in metrics["test"]["conditions"]]
     assert names == ["base", "gated", "something new", "random 0"]
     assert condition(metrics, "test", "something new")["against_base"]["target"]["gained"] == 4
-    steered = condition(metrics, "test", "gated")["steered"]
-    assert (steered["target"]["count"], steered["false_positive"]["count"]) == (4, 0)
-    assert "steered" not in condition(metrics, "test", "something new")
+    opened = condition(metrics, "test", "gated")["opened"]
+    assert (opened["target"]["count"], opened["false_positive"]["count"]) == (4, 0)
+    assert "opened" not in condition(metrics, "test", "something new")
 
 
 # --- the choice ---
@@ -346,13 +347,19 @@ def test_only_prompts_that_both_conditions_have_are_compared(tmp_path):
     assert found["borderline"] is None
 
 
-def test_p_values_are_holm_corrected_over_the_conditions_without_controls(folder):
+def test_the_headline_and_the_rest_are_holm_corrected_apart_and_without_controls(folder):
     metrics = compute_metrics(load_run(folder))
-    compared = [c for c in metrics["test"]["conditions"] if c["against_base"]]
-    assert len(compared) == 4
-    p = [c["against_base"]["target"]["p"] for c in compared]
-    adjusted = [c["against_base"]["target"]["p_holm"] for c in compared]
-    assert adjusted == pytest.approx(holm(p))
+    compared = {c["name"]: c["against_base"] for c in metrics["test"]["conditions"]}
+    target = {name: d["target"] for name, d in compared.items() if d}
+    assert len(target) == 4
+    primary = {name for name, d in target.items() if d["family"] == "primary"}
+    assert primary == {"prompt calibrated", "layer 8, strength 1.0"}
+    for family in (primary, target.keys() - primary):
+        own = [target[name] for name in sorted(family)]
+        assert [d["p_holm"] for d in own] == pytest.approx(holm([d["p"] for d in own]))
+        assert {d["family_size"] for d in own} == {len(family)}
+    together = holm([d["p"] for d in target.values()])
+    assert [d["p_holm_all"] for d in target.values()] == pytest.approx(together)
     controls = [c for c in metrics["test"]["conditions"] if c["kind"] == "random"]
     assert all(c["against_base"] is None for c in controls)
 

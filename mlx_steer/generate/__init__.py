@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 
+from mlx_steer.errors import GenerationError
 from mlx_steer.generate.admit import Admission
 from mlx_steer.generate.decode import TIE, Batch, Decoder
 from mlx_steer.generate.jobs import Completion, Job, Sampling, check_jobs, waves
@@ -55,6 +56,10 @@ def completions(
     check_jobs(model, jobs, sampling, batch_size)
     waiting = waves(jobs, batch_size)
     with steerable(model.network) as sites, wired_limit(model.network):
+        if any(site.plan is not None for site in sites):
+            raise GenerationError(
+                "jobs cannot run inside steered(...); give the steering as their conditions"
+            )
         admission = Admission(model, sites, jobs)
         decoder = Decoder(model, sites, sampling)
         batch: Batch | None = None
@@ -63,6 +68,7 @@ def completions(
             while waiting and sum(map(len, parts)) + len(waiting[0]) <= batch_size:
                 parts.append(admission.admit(waiting.pop(0)))
             batch = Batch.joined(parts)
+            parts.clear()  # their caches live on in the joined batch
             on_tokens(len(batch))
             yield from decoder.step(batch)
             if not len(batch):

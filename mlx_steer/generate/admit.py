@@ -23,7 +23,7 @@ from mlx_steer.prefill import (
     stack_plans,
     take_rows,
 )
-from mlx_steer.steering import Plan, PlannedCache, Site, plan_of
+from mlx_steer.steering import Plan, PlannedCache, Site, plan_of, settled_gate_score
 
 # Below this many shared tokens a head of its own saves less than the extra calls cost.
 _SHORTEST_HEAD = 8
@@ -64,9 +64,8 @@ class Admission:
         source = {ids: i for i, ids in enumerate(prompts)}
         lowest = {min(p) for job in wave if (p := self._plans[id(job.condition), "prompt"])}
         base = self._base(prompts, head, lowest)
-        states = self._last_states(
-            base, prompts, {g.layer for j in wave for g in j.condition.gates}
-        )
+        gate_layers = {self._model.layer(g.layer) for j in wave for g in j.condition.gates}
+        states = self._last_states(base, prompts, gate_layers)
         rows = [self._row(job, states, source[job.ids]) for job in wave]
 
         # Rows that are first steered at the same layer are replayed together.
@@ -103,7 +102,13 @@ class Admission:
     def _row(self, job: Job, states: dict[int, NDArray[np.float64]], source: int) -> Row:
         condition = job.condition
         scores = tuple(
-            float(states[g.layer][source] @ g.direction.astype(np.float64)) - g.threshold
+            settled_gate_score(
+                self._model.network,
+                g,
+                job.ids,
+                float(states[self._model.layer(g.layer)][source] @ g.direction.astype(np.float64))
+                - g.threshold,
+            )
             for g in condition.gates
         )
         join_gates = any if condition.gate_join == "any" else all
@@ -155,9 +160,9 @@ class Admission:
 
 def _shared_heads(jobs: Sequence[Job]) -> dict[tuple[int, ...], Ids]:
     """For each prompt, the tokens that all prompts with the same system prompt begin with."""
-    groups: dict[str | None, set[tuple[int, ...]]] = {}
+    groups: dict[str, set[tuple[int, ...]]] = {}
     for job in jobs:
-        groups.setdefault(job.condition.system_prompt, set()).add(job.ids)
+        groups.setdefault(job.condition.system_prompt or "", set()).add(job.ids)
     heads: dict[tuple[int, ...], Ids] = {}
     for prompts in groups.values():
         shared = common_head(list(prompts)) if len(prompts) > 1 else 0

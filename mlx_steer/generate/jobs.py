@@ -89,8 +89,8 @@ def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size
     if twice:
         raise GenerationError(f"two jobs have the key {twice[0]!r}; keys must be unique")
     for job in jobs:
-        if not job.ids:
-            raise GenerationError(f"the prompt of {job.key} has no tokens")
+        if len(job.ids) < 2:
+            raise GenerationError(f"the prompt of {job.key} has fewer than two tokens")
         if model.context is not None and len(job.ids) + sampling.max_tokens > model.context:
             raise GenerationError(
                 f"the prompt of {job.key} has {len(job.ids)} tokens; {sampling.max_tokens} new "
@@ -118,7 +118,7 @@ def waves(jobs: Sequence[Job], batch_size: int) -> list[list[Job]]:
     target = max(1, batch_size // 4)
     done: list[list[Job]] = []
     order = sorted(jobs, key=lambda j: (j.condition.system_prompt or "", len(j.ids), j.ids, j.key))
-    for _, same_system in groupby(order, key=lambda j: j.condition.system_prompt):
+    for _, same_system in groupby(order, key=lambda j: j.condition.system_prompt or ""):
         wave: list[Job] = []
         for ids, group in groupby(same_system, key=lambda j: j.ids):
             members = list(group)

@@ -34,7 +34,7 @@ class Stage:
     Attributes:
         name: extract, gate, sweep, compare, controls or score.
         conditions: How many; 0 where nothing is steered.
-        replayed: The most of them that first act at the same layer.
+        replayed: The most that first act at the same layer under the same system prompt.
         prompts: How many prompts, or contrast pairs.
         rows: Responses that are generated (at most, with gates), scored or read.
         longest_prompt: Tokens of the longest prompt, system prompt included.
@@ -267,13 +267,13 @@ class Counter:
         read, lengths = 0.0, list[int]()
         # Prompts are kept within one call of the engine, not from stage to stage.
         known: set[tuple[str, str]] = set()
-        lowest: Tally[int] = Tally()
+        lowest: Tally[tuple[str, int]] = Tally()
         for condition in conditions:
             system = condition.system_prompt or ""
             acting = [i for i in condition.interventions if i.acts]
             # A gated row is the steered one or the base one, and shares it where that is made.
             effect = digest([i.key() for i in acting])
-            lowest.update([min(i.layer for i in acting)] if acting else [])
+            lowest.update([(system, min(i.layer for i in acting))] if acting else [])
             for item in items:
                 if (item.id, system, effect) in self._made:
                     continue

@@ -181,7 +181,9 @@ class Synthetic:
                 "threshold": 1.25,
                 "method": tried[0][1],
                 "auc": tried[0][2],
-                "candidates": [dict(zip(("layer", "method", "auc"), t, strict=True)) for t in tried],
+                "candidates": [
+                    dict(zip(("layer", "method", "auc"), t, strict=True)) for t in tried
+                ],
                 "false_positive_rate": 0.25,
                 "false_openings": dict(zip(("count", "n"), counts["other"], strict=True)),
                 "openings": dict(zip(("count", "n"), counts["target"], strict=True)),
