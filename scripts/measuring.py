@@ -5,6 +5,7 @@ that ran in turn in one process, so that a busy machine slows both sides alike.
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,8 @@ def publish(result: Json, rows: Sequence[Sequence[str]], again: str, as_json: bo
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
-    Console().print(table)
+    # Where the output is kept in a file, 80 columns would break every cell.
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     if not about["metal"]:
         click.echo(
             "These are CPU figures, and say nothing of Metal. The same on a Mac:\n"

@@ -158,10 +158,9 @@ def test_any_operation_on_files_may_fail(
     failure: type[BaseException] = Killed if dies else SteerError
     for at in range(1, count + 1):
         folder = tmp_path / f"run-{at}"
-        with _fated(monkeypatch, _Fate(at, dies)):
-            # A temporary file that cannot be swept up is not worth an error.
-            with suppress(failure):
-                setting.carry_out(folder)
+        # A temporary file that cannot be swept up is not worth an error.
+        with _fated(monkeypatch, _Fate(at, dies)), suppress(failure):
+            setting.carry_out(folder)
         setting.carry_out(folder)
         assert left_behind(folder) == setting.undisturbed, f"operation {at} of {count}"
         shutil.rmtree(folder)

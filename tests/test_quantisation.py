@@ -142,9 +142,6 @@ def test_a_folder_is_quantised_once_and_then_found_in_the_cache(
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="load_model(quantize=8) passes 4-bit weights on as they are, as '(8-bit)'"
-)
 def test_weights_that_are_quantised_already_are_not_quantised_again(
     folder: Path, own_cache: Path
 ) -> None:

@@ -15,7 +15,6 @@ from mlx_steer.model_card import model_card
 from mlx_steer.sharing import pull_vectors, push_vectors, resolve_revision
 from mlx_steer.vectors import (
     GateInfo,
-    ModelInfo,
     SteeringVector,
     SteeringVectorSet,
     load_vectors,
@@ -387,8 +386,9 @@ def test_a_run_without_a_report_says_how_to_make_one(
 
 def test_nothing_in_the_metadata_can_begin_a_new_block_or_cell(vectors: SteeringVectorSet) -> None:
     odd = "x | y\n\n# Heading\n---\nlicense: mit"
-    model = ModelInfo(
-        id=odd, revision=None, model_type="llama", quantization={"bits": odd}, fingerprint=odd
+    # model_copy does not validate: the card must hold even if such text came through.
+    model = vectors.metadata.model.model_copy(
+        update={"id": odd, "quantization": {"bits": odd}, "fingerprint": odd}
     )
     changes = {"behavior": odd, "method": odd, "model": model}
     card = model_card(

@@ -227,7 +227,6 @@ def test_a_vector_is_added_to_what_ablation_leaves() -> None:
     assert np.allclose(after @ unit(A), 0.5 * np.linalg.norm(A), atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="it turns the hidden state into NaN")
 @pytest.mark.parametrize(
     "act",
     [
@@ -381,7 +380,6 @@ def test_a_gate_that_cannot_be_decided_while_generating_asks_for_the_prompt(
         pass
 
 
-@pytest.mark.xfail(strict=True, reason="a gate given to steered is not checked: IndexError")
 def test_a_gate_at_a_layer_the_model_lacks_is_refused() -> None:
     gate = Gate(6, DIRECTION, 0.0)
     with (
@@ -404,7 +402,6 @@ def test_a_layer_the_model_lacks_is_refused(layer: int) -> None:
         pass
 
 
-@pytest.mark.xfail(strict=True, reason="interventions given to steered are not checked: IndexError")
 def test_an_intervention_at_a_layer_the_model_lacks_is_refused() -> None:
     with (
         pytest.raises(ModelError, match="no layer 6"),

@@ -90,7 +90,8 @@ def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size
         raise GenerationError(f"two jobs have the key {twice[0]!r}; keys must be unique")
     for job in jobs:
         if len(job.ids) < 2:
-            raise GenerationError(f"the prompt of {job.key} has fewer than two tokens")
+            count = "no tokens" if not job.ids else "one token"
+            raise GenerationError(f"the prompt of {job.key} has {count}, and needs at least two")
         if model.context is not None and len(job.ids) + sampling.max_tokens > model.context:
             raise GenerationError(
                 f"the prompt of {job.key} has {len(job.ids)} tokens; {sampling.max_tokens} new "

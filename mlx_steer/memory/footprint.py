@@ -17,9 +17,6 @@ from mlx_steer.memory.shape import Shape
 
 # Positions that mlx-lm's caches grow by.
 _STEP = 256
-# `generate.completions` keeps the waves it has joined until its next step: keys and values of all
-# but the first exist twice for that long. 0 if it lets go of them at once.
-_JOINED_STAY = 1.0
 # A join or a growing cache is rewritten layer by layer, and some layers are under way at a time.
 _LAYERS_UNDER_WAY = 2
 # What comes on top of the weights is known to within this part.
@@ -107,10 +104,7 @@ def estimate(
         return int(count * shape.kv_bytes(_STEP * math.ceil(tokens / _STEP), dtype_bytes))
 
     kv_cache = keys_and_values(rows, total)
-    first_join = keys_and_values(rows + _JOINED_STAY * (rows - wave), prompt_tokens)
-    later_join = kv_cache + keys_and_values(_JOINED_STAY * min(wave, rows - wave), prompt_tokens)
-    rewritten = _LAYERS_UNDER_WAY * kv_cache // shape.layers
-    copies = max(first_join, later_join) + rewritten - kv_cache
+    copies = _LAYERS_UNDER_WAY * kv_cache // shape.layers
 
     # The last wave's prompts, one head, and a head for each steered condition, of which only the
     # layers above the steered one exist: about half.

@@ -85,6 +85,12 @@ def quantized(location: Location, bits: int) -> Location:
     """
     from mlx_lm.convert import convert
 
+    config = json.loads((location.folder / "config.json").read_text())
+    if config.get("quantization") or config.get("quantization_config"):
+        raise ModelError(
+            f"the weights of {location.id} are quantised already; leave out --quantize, or give "
+            "the original weights"
+        )
     stamp = location.revision or weights_fingerprint(location.folder)
     target = cache_root() / "models" / f"{_slug(location.id)}-{stamp[:12]}-{bits}bit"
 

@@ -126,7 +126,6 @@ def test_a_condition_without_gates_is_always_steered_and_has_no_scores() -> None
     assert done.steered and done.gates == ()
 
 
-@pytest.mark.xfail(strict=True, reason="gate scores within rounding are not decided alone")
 def test_a_score_at_the_threshold_is_decided_alike_at_every_batch_size() -> None:
     model = tiny_model()
     jobs = []

@@ -118,7 +118,6 @@ def test_a_negative_layer_counts_from_the_end() -> None:
     assert minus_one.tokens == last.tokens != first.tokens
 
 
-@pytest.mark.xfail(strict=True, reason="a gate's negative layer is let in and then not found")
 def test_a_negative_layer_of_a_gate_counts_from_the_end() -> None:
     jobs = [
         job(

@@ -162,7 +162,6 @@ def test_quantised_weights_are_steered_and_can_be_dequantised(llama: Path, tmp_p
         assert mx.allclose(one, expanded.network(IDS), atol=2e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="mlx-lm copies the weights as they are, under another name")
 def test_quantised_weights_cannot_be_quantised_again(llama: Path, tmp_path: Path) -> None:
     folder = quantised_folder(tmp_path / "q4", llama)
     with pytest.raises(ModelError, match="quanti"):
