@@ -174,12 +174,7 @@ def _steered(
 def _agreement(rows: Sequence[Scored]) -> Json:
     """The judge against a person and against a judge model, on the rows those have read."""
     person = [(s.judgement.verdict, s.human) for s in rows if s.human is not None]
-    # A judge model is not asked whether a response is incoherent.
-    model = [
-        (s.judgement.verdict, s.judge_model)
-        for s in rows
-        if s.judge_model is not None and s.judgement.verdict != "incoherent"
-    ]
+    model = [(s.judgement.verdict, s.judge_model) for s in rows if s.judge_model is not None]
     return {"human": _agreed(person), "model": _agreed(model)}
 
 

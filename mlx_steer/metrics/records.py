@@ -124,7 +124,7 @@ class Score(Record):
 
     key: str
     perplexity: float | None = None
-    judge_model: Literal["shown", "absent"] | None = None
+    judge_model: Verdict | None = None
 
 
 class GatedChoice(Record):

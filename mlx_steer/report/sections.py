@@ -185,7 +185,7 @@ def _judge(metrics: Json) -> Iterator[Block]:
     if judge["model"]:
         model = judge["model"]
         lines.append(
-            f"A judge model read {model['n']} coherent responses and agreed on {model['agreed']} "
+            f"A judge model read {model['n']} responses and agreed on {model['agreed']} "
             f"(Cohen's kappa {fixed(model['kappa'])}); its verdicts do not count in the rates."
         )
     yield from (Paragraph(line) for line in lines)
