@@ -70,7 +70,7 @@ def measure(model: Model, rows: int, layers: Sequence[int], pairs: int) -> Json:
             "unsteered again": batch_of(model, sites, base),
             "steered": batch_of(model, sites, conditions(model, rows, layers)),
         }
-        steps = {name: lambda b=b: decoder.step(b) for name, b in batches.items()}  # type: ignore[misc]
+        steps = {name: lambda b=b: decoder.step(b) for name, b in batches.items()}
         in_turn(steps, 2)
         seconds = in_turn(steps, pairs)
     steered = ratio(seconds["steered"], seconds["unsteered"])

@@ -6,7 +6,7 @@ prompts, and compares the two.
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -86,7 +86,7 @@ def screened(
     behavior = load_behavior(run.config.behavior)
     shown, _ = opening_tokens(model, behavior)
     names: dict[str, tuple[str, str]] = {}
-    jobs = []
+    jobs: list[Job] = []
     for item in items:
         for condition in chosen:
             key = str(len(jobs))
@@ -107,7 +107,7 @@ def agreement(
     cells: Sequence[Cell], leans: Mapping[str, Mapping[str, float]], order: Sequence[str]
 ) -> Json:
     """Spearman's correlation of several screens with the decoded rate and gap."""
-    screens = {
+    screens: dict[str, Callable[[Cell], float]] = {
         "the rank that is used": lambda c: -order.index(c.condition),
         "target log-odds": lambda c: leans[c.condition]["target_log_odds"],
         "target minus other log-odds": lambda c: (

@@ -66,7 +66,8 @@ def steering_vectors(task: Json) -> Json:
     from steering_vectors import train_steering_vector
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
+    model.requires_grad_(False)
     tokenizer: Any = AutoTokenizer.from_pretrained(task["model"])
     pairs = [tuple(pair) for pair in task["pairs"]]
 
@@ -98,7 +99,8 @@ def generate(task: Json) -> Json:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(task["model"], dtype=torch.float32)
+    model.requires_grad_(False)
     longest = max(map(len, task["prompts"]))
     ids = torch.tensor([[0] * (longest - len(p)) + p for p in task["prompts"]])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in task["prompts"]])
