@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_steer.model import Model
-from mlx_steer.prefill import Prefill
+from mlx_steer.prefill import Prefill, Prefilled
 from mlx_steer.steering import steerable
 
 # Logits held at a time: rows x tokens x vocabulary.
@@ -29,11 +30,14 @@ class Answer:
         key: Its row's key.
         ids: The prompt's token ids.
         tokens: The response's token ids.
+        head: So many of the prompt's first tokens are run once for all prompts that begin so. It
+            must not depend on which answers are scored today: the last digits depend on it.
     """
 
     key: str
     ids: tuple[int, ...]
     tokens: tuple[int, ...]
+    head: int = 0
 
 
 def perplexities(
@@ -55,10 +59,15 @@ def perplexities(
     vocabulary = int(model.config.get("vocab_size") or 50_000)
     with steerable(model.network) as sites:
         prefill = Prefill(model.network, sites)
+        heads: dict[tuple[int, ...], Prefilled] = {}
         for ids, group in sorted(groups.items(), key=lambda g: (len(g[0]), g[0])):
             scored: list[tuple[str, float | None]] = [(a.key, None) for a in group if not a.tokens]
             full = [a for a in group if a.tokens]
-            base = prefill.run([ids[:-1]]) if len(ids) > 1 else None
+            head = ids[: min(group[0].head, len(ids) - 2)] if len(ids) > 1 else ()
+            if head and head not in heads:
+                heads[head] = prefill.run([head])
+            start = heads[head].rows([0]) if head else None
+            base = prefill.run([ids[len(head) : -1]], start=start) if len(ids) > 1 else None
             longest = max((len(a.tokens) for a in full), default=1)
             step = max(1, _LOGITS_AT_ONCE // (longest * vocabulary))
             for i in range(0, len(full), step):
@@ -75,6 +84,18 @@ def _perplexity(logits: mx.array, answers: Sequence[Answer]) -> list[float]:
     targets = mx.array([[*a.tokens, *[0] * (longest - len(a.tokens))] for a in answers])
     exact = logits.astype(mx.float32)
     chosen = mx.take_along_axis(exact, targets[..., None], axis=-1)[..., 0]
-    loss = np.array(mx.logsumexp(exact, axis=-1) - chosen).astype(np.float64)
+    loss = _log_sum_exp(exact) - np.array(chosen).astype(np.float64)
     means = [float(row[: len(a.tokens)].mean()) for row, a in zip(loss, answers, strict=True)]
     return [float(f"{math.exp(min(mean, 700.0)):.4g}") for mean in means]
+
+
+def _log_sum_exp(scores: mx.array) -> NDArray[np.float64]:
+    """log(sum(exp(scores))) over the last axis."""
+    if mx.default_device() != mx.Device(mx.cpu):
+        return np.array(mx.logsumexp(scores, axis=-1)).astype(np.float64)
+    # MLX's exponential takes one number at a time on a CPU, numpy's some sixteen.
+    values = np.array(scores, copy=False)
+    top = values.max(axis=-1, keepdims=True)
+    sums = np.exp(values - top).sum(axis=-1, dtype=np.float64)
+    result: NDArray[np.float64] = np.log(sums) + top[..., 0]
+    return result

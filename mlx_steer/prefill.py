@@ -10,7 +10,8 @@ first step of decoding, so a whole prefill is of scope `prompt`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,10 +76,14 @@ class Prefill:
             sequences: Token ids of each row, at least one each.
             keep: Layers whose hidden states are kept.
             start: Caches to continue, one row for each sequence; they are used up.
-            top: The highest layer whose cache is needed; all by default.
+            top: The highest layer whose cache is needed; all by default. Layers above it and above
+                all in `keep` are not run.
         """
         caches = start if start is not None else self.fresh(len(sequences))
-        hidden, _ = self._forward(sequences, caches, sorted(set(keep)))
+        layers = sorted(set(keep))
+        above = [] if top is None else self.sites[max(top, *layers, -1) + 1 :]
+        with _skipped(above):
+            hidden, _ = self._forward(sequences, caches, layers)
         mx.eval(list(hidden.values()), _arrays(caches if top is None else caches[: top + 1]))
         return Prefilled(caches, hidden, [len(s) for s in sequences])
 
@@ -115,16 +120,13 @@ class Prefill:
         layers = sorted({layer for p in plans for layer in p})
         for layer in layers:
             start[layer] = PlannedCache(start[layer], stack_plans(plans, layer))
-        for site in self.sites[:lowest]:
-            site.skip = True
         # The base run may have been padded to a longer row than any that is replayed.
         longest = max(map(len, sequences))
         self.sites[lowest].replay = base.hidden[lowest][mx.array(list(rows)), :longest]
         try:
-            self._forward(sequences, start, ())
+            with _skipped(self.sites[:lowest]):
+                self._forward(sequences, start, ())
         finally:
-            for site in self.sites[:lowest]:
-                site.skip = False
             self.sites[lowest].replay = None
         below = [take_rows(c, rows) for c in base.caches[: lowest + 1]]
         above = [c.inner if isinstance(c, PlannedCache) else c for c in start[lowest + 1 :]]
@@ -137,6 +139,7 @@ class Prefill:
         lengths = [len(s) for s in sequences]
         longest = max(lengths)
         padding = [longest - n for n in lengths]
+        grow_by(caches, longest)
         ids = mx.array([list(s) + [0] * p for s, p in zip(sequences, padding, strict=True)])
         if any(padding):
             for cache in caches:
@@ -157,6 +160,18 @@ class Prefill:
         return hidden, logits
 
 
+@contextmanager
+def _skipped(sites: Sequence[Site]) -> Iterator[None]:
+    """Leave out some blocks."""
+    for site in sites:
+        site.skip = True
+    try:
+        yield
+    finally:
+        for site in sites:
+            site.skip = False
+
+
 class _Keeper:
     def __init__(self, into: dict[int, mx.array], layer: int) -> None:
         self.into = into
@@ -171,6 +186,28 @@ def stack_plans(rows: Sequence[LayerPlans], layer: int, nothing: Plan | None = N
     if nothing is None:
         nothing = Plan(mx.zeros_like(next(p[layer] for p in rows if layer in p).shift))
     return Plan.stack([p.get(layer, nothing) for p in rows])
+
+
+def grow_by(caches: Sequence[Any], tokens: int) -> None:
+    """Let caches grow by so many positions at a time, instead of mlx-lm's 256.
+
+    Whatever moves rows copies all positions there are room for. Caches of a sliding window are
+    bounded by it and are left alone.
+    """
+    for cache in caches:
+        if hasattr(cache, "step") and not hasattr(cache, "max_size"):
+            cache.step = tokens
+
+
+def make_room(caches: Sequence[Any], tokens: int) -> None:
+    """Let caches hold so many more positions; copies of their rows then need not grow one by one.
+
+    Leaves caches of a sliding window alone, as `grow_by` does.
+    """
+    for cache in caches:
+        if hasattr(cache, "step") and not hasattr(cache, "max_size") and not cache.empty():
+            pad = [(0, 0), (0, 0), (0, tokens), (0, 0)]
+            cache.keys, cache.values = (mx.pad(x, pad) for x in cache.keys_and_values())
 
 
 def take_rows(cache: Any, rows: Sequence[int]) -> Any:

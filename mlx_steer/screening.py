@@ -59,7 +59,7 @@ def screen(
     scores: dict[str, float] = {}
     tokens = mx.array(list(shown))
     with steerable(model.network) as sites:
-        admission = Admission(model, sites, jobs)
+        admission = Admission(model, sites, jobs, max_tokens=1)
         for wave in waves(jobs, batch_size):
             batch = admission.admit(wave)
             logits = model.network(batch.tokens[:, None], cache=batch.caches)[:, -1]

@@ -20,7 +20,7 @@ import numpy as np
 import peers
 from measuring import Json, in_turn, publish, ratio
 
-from mlx_steer.capture import TOKENS_AT_ONCE
+from mlx_steer.capture import TOKENS_PER_PASS
 from mlx_steer.datasets import Behavior, load_behavior
 from mlx_steer.extraction import extract
 from mlx_steer.model import Model, load_model
@@ -67,7 +67,7 @@ def up_to(model: Model, layer: int, ids: mx.array) -> mx.array:
 def bare_pass(model: Model, layer: int, tokens: int, length: int) -> Callable[[], None]:
     """A pass over so many tokens up to a layer, in even rows of some length."""
     rows, rest = divmod(tokens, length)
-    at_once = max(1, TOKENS_AT_ONCE // length)
+    at_once = max(1, TOKENS_PER_PASS // length)
     shapes = [(min(at_once, rows - i), length) for i in range(0, rows, at_once)]
     shapes += [(1, rest)] if rest else []
     rng, size = np.random.default_rng(0), int(model.config["vocab_size"])

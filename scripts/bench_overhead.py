@@ -52,7 +52,7 @@ def batch_of(model: Model, sites: list[Site], chosen: Sequence[Condition]) -> Ba
     rng, size = np.random.default_rng(1), int(model.config["vocab_size"])
     prompts = rng.integers(10, size, (len(chosen), PROMPT_TOKENS)).tolist()
     jobs = [Job(str(i), tuple(prompts[i]), c) for i, c in enumerate(chosen)]
-    return Admission(model, sites, jobs).admit(jobs)
+    return Admission(model, sites, jobs, max_tokens=256).admit(jobs)
 
 
 def measure(model: Model, rows: int, layers: Sequence[int], pairs: int) -> Json:

@@ -1,13 +1,16 @@
 from collections.abc import Sequence
+from itertools import product
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mlx_lm.models import llama
 from numpy.typing import NDArray
 
 from mlx_steer import capture
-from mlx_steer.capture import batches, response_states
+from mlx_steer.capture import TOKENS_PER_PASS, batches, response_states
 from mlx_steer.model import Model
 from mlx_steer.prefill import common_head
 from tests.tiny import FAMILIES, LAYERS, random_ids, tiny_model
@@ -108,9 +111,40 @@ def test_a_shared_beginning_and_each_prompt_are_run_once(monkeypatch: pytest.Mon
     response_states(model, PROMPTS, RESPONSES, [1, 3])
     shared = common_head(PROMPTS, spare=1)
     assert shared >= len(HEAD)
-    rest = max(len(p) for p in PROMPTS) - shared
-    longest = max(len(r) for sides in RESPONSES for r in sides)
-    assert calls == [(1, shared), (len(PROMPTS), rest), (2 * len(PROMPTS), longest)]
+    rest = [len(p) - shared for p in PROMPTS]
+    texts = [len(r) for sides in RESPONSES for r in sides]
+    passes = [max(lengths[i] for i in some) for lengths in (rest, texts)
+              for some in batches(lengths, TOKENS_PER_PASS)]  # fmt: skip
+    assert calls[0] == (1, shared)
+    assert [length for _, length in calls[1:]] == passes
+    assert sum(rows for rows, _ in calls[1:]) == len(rest) + len(texts)
+
+
+def least_cost(lengths: Sequence[int], limit: int, pass_cost: int) -> int:
+    """By trying every way to cut the sorted lengths."""
+    ordered = sorted(lengths)
+    costs = []
+    for cuts in product((False, True), repeat=len(ordered) - 1):
+        groups: list[list[int]] = [[ordered[0]]]
+        for cut, length in zip(cuts, ordered[1:], strict=True):
+            if cut:
+                groups.append([])
+            groups[-1].append(length)
+        if all(len(g) == 1 or len(g) * max(g) <= limit for g in groups):
+            costs.append(sum(len(g) * max(g) + pass_cost for g in groups))
+    return min(costs)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(1, 80), st.integers(0, 40))
+def test_batches_hold_every_row_once_and_cost_least(
+    lengths: list[int], limit: int, pass_cost: int
+) -> None:
+    found = list(batches(lengths, limit, pass_cost))
+    assert sorted(i for some in found for i in some) == list(range(len(lengths)))
+    sizes = [[lengths[i] for i in some] for some in found]
+    assert all(len(some) == 1 or len(some) * max(some) <= limit for some in sizes)
+    cost = sum(len(some) * max(some) + pass_cost for some in sizes)
+    assert cost == least_cost(lengths, limit, pass_cost)
 
 
 def costly(weight: mx.array, megabytes: int) -> mx.array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mlx_steer.conditions import Condition
+from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import GenerationConfig
 from mlx_steer.datasets import Behavior, PromptItem
 from mlx_steer.errors import ConfigError, GenerationError
@@ -14,6 +14,7 @@ from mlx_steer.gates import gate_scores
 from mlx_steer.generate import Job, Sampling, completions
 from mlx_steer.model import Model
 from mlx_steer.perplexity import Answer, perplexities
+from mlx_steer.prefill import common_head
 from mlx_steer.records import condition_record, row_key, row_record
 from mlx_steer.run import RunDirectory
 from mlx_steer.screening import screen
@@ -63,6 +64,10 @@ class Rows:
         self._records: dict[str, dict[str, Any]] = {}
         self._effect_of: dict[str, dict[str, object]] = {}
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
+        # By system prompt: all prompts that are run under it, which begin alike.
+        self._prompts_under: dict[str | None, set[tuple[int, ...]]] = {}
+        # Score minus threshold by gate and prompt: conditions share gates.
+        self._gate_scores: dict[tuple[str, tuple[int, ...]], float] = {}
 
     def make(
         self, stage: str, conditions: Sequence[Condition], items: Sequence[PromptItem]
@@ -75,6 +80,7 @@ class Rows:
                 item.id: prompt_ids(self._model, item, condition.system_prompt) for item in items
             }
             self._check_lengths(condition, ids)
+            self._prompts_under.setdefault(condition.system_prompt, set()).update(ids.values())
             effects = self._effects(condition, record, ids)
             for item in items:
                 effect = effects[item.id]
@@ -144,10 +150,16 @@ class Rows:
     def score(self) -> None:
         """Perplexity of every row under the unsteered model, given the row's own prompt."""
         held = {s["key"] for s in self._run.read("scores.jsonl") if "perplexity" in s}
+        head_of = {
+            ids: common_head(list(prompts))
+            for prompts in self._prompts_under.values()
+            if len(prompts) > 1
+            for ids in prompts
+        }
         answers = [
-            Answer(row["key"], self._prompt_ids[row["key"]], tuple(row["tokens"]))
+            Answer(key, ids := self._prompt_ids[key], tuple(row["tokens"]), head_of.get(ids, 0))
             for row in self._run.read("rows.jsonl")
-            if row["key"] in self._prompt_ids
+            if (key := row["key"]) in self._prompt_ids
         ]
         # A prompt's responses are scored together or not at all: their digits depend on it.
         todo = {a.ids for a in answers if a.key not in held}
@@ -165,17 +177,20 @@ class Rows:
         if not condition.gates:
             return dict.fromkeys(ids, open_)
         shut = Condition(condition.name, condition.system_prompt)
-        names = list(ids)
-        scores = {
-            gate.name: dict(
-                zip(names, gate_scores(self._model, gate, [ids[n] for n in names]), strict=True)
-            )
-            for gate in condition.gates
-        }
+        scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
         for gate, by_prompt in scores.items():
             record["gate_scores"].setdefault(gate, {}).update(by_prompt)
         joined = any if condition.gate_join == "any" else all
-        return {n: open_ if joined(s[n] >= 0 for s in scores.values()) else shut for n in names}
+        return {n: open_ if joined(s[n] >= 0 for s in scores.values()) else shut for n in ids}
+
+    def _scores_of(self, gate: Gate, ids: dict[str, tuple[int, ...]]) -> dict[str, float]:
+        """The gate's score minus its threshold for each prompt, read once for all conditions."""
+        name = digest(gate.key())
+        unread = list(dict.fromkeys(i for i in ids.values() if (name, i) not in self._gate_scores))
+        if unread:
+            scores = gate_scores(self._model, gate, unread)
+            self._gate_scores |= {(name, i): s for i, s in zip(unread, scores, strict=True)}
+        return {n: self._gate_scores[name, i] for n, i in ids.items()}
 
     def _check_lengths(self, condition: Condition, ids: dict[str, tuple[int, ...]]) -> None:
         """Before gates read the prompts, and by a name that a person can find."""

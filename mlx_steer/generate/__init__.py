@@ -16,7 +16,7 @@ import mlx.core as mx
 from mlx_steer.errors import GenerationError
 from mlx_steer.generate.admit import Admission
 from mlx_steer.generate.decode import TIE, Batch, Decoder
-from mlx_steer.generate.jobs import Completion, Job, Sampling, check_jobs, waves
+from mlx_steer.generate.jobs import Completion, Job, Sampling, check_jobs, take_waves, waves
 from mlx_steer.model import Model
 from mlx_steer.steering import steerable
 
@@ -60,13 +60,15 @@ def completions(
             raise GenerationError(
                 "jobs cannot run inside steered(...); give the steering as their conditions"
             )
-        admission = Admission(model, sites, jobs)
+        admission = Admission(model, sites, jobs, sampling.max_tokens)
         decoder = Decoder(model, sites, sampling)
         batch: Batch | None = None
         while waiting or batch is not None:
             parts = [] if batch is None else [batch]
-            while waiting and sum(map(len, parts)) + len(waiting[0]) <= batch_size:
-                parts.append(admission.admit(waiting.pop(0)))
+            while wave := take_waves(waiting, batch_size - sum(map(len, parts))):
+                if batch is not None:
+                    batch.drop_finished()
+                parts.append(admission.admit(wave))
             batch = Batch.joined(parts)
             parts.clear()  # their caches live on in the joined batch
             on_tokens(len(batch))

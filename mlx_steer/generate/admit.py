@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlx_steer.conditions import Condition, Intervention, Scope
 from mlx_steer.generate.decode import Batch, Row
-from mlx_steer.generate.jobs import Job
+from mlx_steer.generate.jobs import PREFILL_TOKENS, Job
 from mlx_steer.model import Model
 from mlx_steer.prefill import (
     Ids,
@@ -19,6 +19,7 @@ from mlx_steer.prefill import (
     Prefill,
     Prefilled,
     common_head,
+    grow_by,
     join,
     stack_plans,
     take_rows,
@@ -37,11 +38,15 @@ class Admission:
         model: The model.
         sites: The sites of all its blocks.
         jobs: All jobs to come: they decide which layers carry plans and which heads are shared.
+        max_tokens: What will be decoded at most: the caches grow by so much at a time.
     """
 
-    def __init__(self, model: Model, sites: Sequence[Site], jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, model: Model, sites: Sequence[Site], jobs: Sequence[Job], max_tokens: int
+    ) -> None:
         """See the class."""
         self._model = model
+        self._max_tokens = max_tokens
         self._prefill = Prefill(model.network, sites)
         self._plans = {
             (id(job.condition), stage): self._make_plans(job.condition, stage)
@@ -54,6 +59,12 @@ class Admission:
         )
         self._head_of = _shared_heads(jobs)
         self._heads: dict[Ids, Prefilled] = {}
+        # By head and lowest planned layer: the plans, and caches with a row for each of them.
+        self._head_plans: dict[tuple[Ids, int], dict[int, LayerPlans]] = {}
+        for job in jobs:
+            if plans := self._plans[id(job.condition), "prompt"]:
+                key = self._head_of[job.ids], min(plans)
+                self._head_plans.setdefault(key, {})[id(plans)] = plans
         self._planned_heads: dict[tuple[Ids, int], list[Any]] = {}
         self._last: tuple[Any, Prefilled] | None = None
 
@@ -77,11 +88,12 @@ class Admission:
             if first < 0:
                 parts.append(base.rows(sources))
                 continue
-            start = join([self._planned_head(head, r.prompt_plans) for r in group])
+            start = self._planned_rows(head, [r.prompt_plans for r in group])
             rest = [r.job.ids[len(head) : -1] for r in group]
             plans = [r.prompt_plans for r in group]
             parts.append(self._prefill.replay(base, sources, plans, start, rest).caches)
         caches = join(parts)
+        grow_by(caches, self._max_tokens)
         for layer in self._layers:
             plan = stack_plans([r.plans for r in rows], layer, self._no_plan)
             caches[layer] = PlannedCache(caches[layer], plan)
@@ -134,15 +146,23 @@ class Admission:
             self._heads[head] = self._prefill.run([head], range(self._model.num_layers))
         return self._heads[head]
 
-    def _planned_head(self, head: Ids, plans: LayerPlans) -> list[Any]:
+    def _planned_rows(self, head: Ids, plans: Sequence[LayerPlans]) -> list[Any]:
+        """Caches of the head under each row's plans, whose lowest layers are the same."""
         if not head:
-            return self._prefill.fresh(1)
-        key = (head, id(plans))
+            return self._prefill.fresh(len(plans))
+        key = head, min(plans[0])
+        known = self._head_plans[key]
         if key not in self._planned_heads:
-            base, start = self._base_head(head), self._prefill.fresh(1)
-            replayed = self._prefill.replay(base, [0], [plans], start, [head])
-            self._planned_heads[key] = replayed.caches
-        return [take_rows(c, [0]) for c in self._planned_heads[key]]
+            base, every, parts = self._base_head(head), list(known.values()), []
+            at_once = max(1, PREFILL_TOKENS // len(head))
+            for i in range(0, len(every), at_once):
+                some = every[i : i + at_once]
+                start, rows = self._prefill.fresh(len(some)), [0] * len(some)
+                parts.append(self._prefill.replay(base, rows, some, start, [head] * len(some)))
+            self._planned_heads[key] = join([part.caches for part in parts])
+        place = {name: i for i, name in enumerate(known)}
+        rows = [place[id(p)] for p in plans]
+        return [take_rows(cache, rows) for cache in self._planned_heads[key]]
 
     def _last_states(
         self, base: Prefilled, prompts: Sequence[Ids], layers: set[int]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +18,8 @@ from mlx_steer.prefill import LayerPlans, join
 from mlx_steer.steering import Plan, Site
 
 TIE = 1e-3
+# Finished rows stay in the batch until they are one in so many, or until others take their places.
+_IDLE = 4
 # Batch and solo margins differ by a few 1e-5: what might be within TIE alone is looked at too.
 _SUSPECT = 1.5 * TIE
 
@@ -32,6 +36,7 @@ class Row:
         steered: Whether the gates let the plans act.
         tokens: The response so far.
         margin: See `Completion`.
+        done: Finished, but still in the batch: dropping a row copies the caches of all others.
     """
 
     job: Job
@@ -41,6 +46,7 @@ class Row:
     steered: bool
     tokens: list[int] = field(default_factory=list)
     margin: float | None = None
+    done: bool = False
 
 
 class Batch:
@@ -59,8 +65,8 @@ class Batch:
         self.tokens = tokens
 
     def __len__(self) -> int:
-        """The number of rows."""
-        return len(self.rows)
+        """The number of rows that are not finished."""
+        return sum(not row.done for row in self.rows)
 
     @staticmethod
     def joined(parts: Sequence[Batch]) -> Batch:
@@ -71,12 +77,16 @@ class Batch:
         caches = join([part.caches for part in parts])
         return Batch(rows, caches, mx.concatenate([part.tokens for part in parts]))
 
-    def keep(self, indices: list[int]) -> None:
-        """Drop all other rows."""
-        self.rows = [self.rows[i] for i in indices]
-        if indices:
+    def drop_finished(self, at_least: int = 1) -> None:
+        """Drop the finished rows if there are so many."""
+        kept = [i for i, row in enumerate(self.rows) if not row.done]
+        if len(self.rows) - len(kept) < at_least:
+            return
+        self.rows = [self.rows[i] for i in kept]
+        self.tokens = self.tokens[mx.array(kept, mx.uint32)]
+        if kept:
             for cache in self.caches:
-                cache.filter(indices)
+                cache.filter(kept)
 
 
 class Decoder:
@@ -96,23 +106,22 @@ class Decoder:
         self._stop_ids = model.chat.stop_ids
 
     def step(self, batch: Batch) -> list[Completion]:
-        """Give every row one token; rows that end leave the batch and are returned."""
+        """Give every row one token; rows that end are returned, and leave the batch in time."""
         logits = self._model.network(batch.tokens[:, None], cache=batch.caches)[:, -1]
         best, margins = best_two(self._scores(logits, batch.rows))
         mx.eval(best, margins)
         tokens: list[int] = np.array(best).tolist()
         finished: list[Completion] = []
-        keep: list[int] = []
         for i, (row, margin) in enumerate(zip(batch.rows, np.array(margins).tolist(), strict=True)):
+            if row.done:
+                continue
             tokens[i] = self._settled(row, tokens[i], margin)
             reason = self._take(row, tokens[i])
-            if reason is None:
-                keep.append(i)
-            else:
+            if reason is not None:
+                row.done = True
                 finished.append(self._completion(row, reason))
-        batch.tokens = mx.array([tokens[i] for i in keep])
-        if finished:
-            batch.keep(keep)
+        batch.tokens = mx.array(tokens)
+        batch.drop_finished(at_least=max(1, len(batch.rows) // _IDLE))
         return finished
 
     def _settled(self, row: Row, token: int, margin: float) -> int:
@@ -197,13 +206,33 @@ class _Staged:
 def best_two(scores: mx.array) -> tuple[mx.array, mx.array]:
     """The best column of each row, and how far the second best lies below it.
 
+    The vocabulary is read once, for the best of each chunk; the rest happens in one chunk of a row.
+
     Args:
         scores: Shape (rows, vocabulary).
 
     Returns:
         Indices and margins, each of shape (rows,).
     """
-    best = mx.argmax(scores, axis=-1, keepdims=True)
-    top = mx.take_along_axis(scores, best, axis=-1)
-    others = mx.where(mx.arange(scores.shape[-1]) == best, -mx.inf, scores)
-    return best[:, 0], (top - mx.max(others, axis=-1, keepdims=True))[:, 0]
+    rows, size = scores.shape
+    width = _chunk_width(size)
+    chunks = scores.reshape(rows, size // width, width)
+    tops = mx.max(chunks, axis=-1)
+    chunk = mx.argmax(tops, axis=-1, keepdims=True)
+    inside = mx.take_along_axis(chunks, chunk[..., None], axis=1)[:, 0]
+    place = mx.argmax(inside, axis=-1, keepdims=True)
+    best = mx.take_along_axis(inside, place, axis=-1)
+    second = mx.maximum(_best_but(tops, chunk), _best_but(inside, place))
+    return (chunk * width + place)[:, 0], (best - second)[:, 0]
+
+
+def _best_but(values: mx.array, index: mx.array) -> mx.array:
+    """The largest value of each row, one column left out."""
+    others = mx.where(mx.arange(values.shape[-1]) == index, -mx.inf, values)
+    return mx.max(others, axis=-1, keepdims=True)
+
+
+@cache
+def _chunk_width(size: int) -> int:
+    """The divisor nearest to the square root, from above; the size itself if it is prime."""
+    return next(d for d in range(math.isqrt(size - 1) + 1, size + 1) if size % d == 0)

@@ -87,8 +87,9 @@ def test_gates_read_the_last_prompt_token_only(positions: Counter[int]) -> None:
     gate = Gate(3, random_vector(9), 1e9)
     gated = Condition("gated", None, steer(1).interventions, (gate,))
     rows = run([Condition("base"), gated])
-    # The gate is shut, so nothing is run again but each prompt's last token, once.
-    assert positions == {k: HEAD + REST + len(PROMPTS) + rows for k in range(LAYERS)}
+    # The gate is shut, so nothing is run again but each prompt's last token, once, up to the gate.
+    read = {k: len(PROMPTS) if k <= gate.layer else 0 for k in range(LAYERS)}
+    assert positions == {k: HEAD + REST + read[k] + rows for k in range(LAYERS)}
 
 
 def test_decoding_runs_one_position_a_row_and_step(positions: Counter[int]) -> None:
@@ -99,3 +100,30 @@ def test_decoding_runs_one_position_a_row_and_step(positions: Counter[int]) -> N
     done = complete(model, jobs, Sampling(9), 64)
     steps = sum(len(c.tokens) + (c.finish_reason == "stop") for c in done)
     assert positions == {k: HEAD + REST + steps for k in range(LAYERS)}
+
+
+def test_finished_rows_stay_until_they_are_a_quarter_of_the_batch_and_change_nothing(
+    positions: Counter[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    for number, block in enumerate(model.network.layers):
+        block.number = number
+    limits = range(1, 9)
+    jobs = [Job(str(n), PROMPTS[0], steer(2, strength=0.1 * n)) for n in limits]
+    # The n-th row's n-th token is made a stop token, so that rows end one after another.
+    plain = complete(model, jobs, Sampling(9), 64)
+    positions.clear()
+    stops = {plain[n - 1].tokens[n - 1] for n in limits}
+    monkeypatch.setattr(type(model.chat), "stop_ids", property(lambda _: frozenset(stops)))
+    expected = [first_before(c.tokens, stops) for c in plain]
+    done = complete(model, jobs, Sampling(9), 64)
+    assert [c.tokens for c in done] == expected
+    alive = sum(len(c.tokens) + (c.finish_reason == "stop") for c in done)
+    # Idle rows cost at most what a quarter of eight rows costs in nine steps.
+    decoded = positions[0] - HEAD - (LENGTH - 1 - HEAD)
+    assert alive <= decoded <= alive + 9
+
+
+def first_before(tokens: tuple[int, ...], stops: set[int]) -> tuple[int, ...]:
+    """The tokens up to the first that stops."""
+    return tokens[: next((i for i, t in enumerate(tokens) if t in stops), len(tokens))]
