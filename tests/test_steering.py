@@ -281,7 +281,9 @@ def test_projections_on_near_directions_each_end_at_their_own_value() -> None:
                 assert np.allclose(at, wanted[act.operator](act), atol=1e-4)
         # What is orthogonal to all of them is left alone.
         rest = np.linalg.qr(np.stack([a.vector for a in order]).T)[0]
-        assert np.allclose(after - after @ rest @ rest.T, before - before @ rest @ rest.T, atol=1e-4)
+        assert np.allclose(
+            after - after @ rest @ rest.T, before - before @ rest @ rest.T, atol=1e-4
+        )
 
 
 def test_of_two_values_for_one_direction_the_later_counts() -> None:
