@@ -221,7 +221,7 @@ def test_on_noise_held_out_separation_is_chance_where_seen_states_would_all_be_t
 
 
 def test_the_held_out_separation_of_two_gaussians_is_the_one_of_theory() -> None:
-    """Phi(d / sqrt(2 d.S.d / d.d)) along the mean difference d, Phi(sqrt(d.S^-1.d / 2)) whitened."""
+    """Along the mean difference d Phi(d.d / sqrt(2 d.S.d)), whitened Phi(sqrt(d.S^-1.d / 2))."""
     positive, negative, d, covariance = correlated(700)
     along = d @ d / sqrt(2 * d @ covariance @ d)
     best = sqrt(d @ np.linalg.solve(covariance, d) / 2)
