@@ -139,21 +139,21 @@ def fit_gate(
         seed: Of the folds.
 
     Raises:
-        DataError: If there are fewer than 5 gate prompts of either side.
+        DataError: If there are fewer than 5 gate prompts of either side, or one is too long.
         ConfigError: If the name, a method or the rate cannot be used.
         ModelError: If the model has no such layer, or its hidden states overflow.
     """
     _check_settings(name, methods, false_positive_rate)
     chosen = sorted({model.layer(i) for i in layers}) if layers else list(range(model.num_layers))
     items = behavior.select(split="gate")
-    labels = np.array([item.set == "target" for item in items])
-    benign = np.array([item.set == "other" for item in items])
+    labels = np.array([item.set == "target" for item in items], bool)
+    benign = np.array([item.set == "other" for item in items], bool)
     if min(labels.sum(), benign.sum()) < FOLDS:
         raise DataError(
             f"the behavior {behavior.name} has {labels.sum()} target and {benign.sum()} other "
             f"prompts of split gate, and fitting a gate needs at least {FOLDS} of each"
         )
-    ids = [_ids(model, item, system_prompt) for item in items]
+    ids = [_ids(model, behavior, item, system_prompt) for item in items]
     states = {k: v.astype(np.float64) for k, v in prompt_states(model, ids, chosen).items()}
     for layer, array in states.items():
         if not np.isfinite(array).all():
@@ -177,9 +177,11 @@ def fit_gate(
     best = candidates[0]
     scores = held_out[best.layer, best.method]
     limit, _ = threshold_for_fpr(scores[benign].tolist(), false_positive_rate)
-    # Halfway to the next score above: the gate is not to hang on one prompt's last digit.
+    # Halfway to the next score above: the gate is not to hang on one prompt's last digit. A gate is
+    # open at its threshold, so it is above the limit even where no score is.
     above = scores[scores > limit]
-    threshold = float((limit + above.min()) / 2) if len(above) else float(limit)
+    upper = above.min() if len(above) else limit + np.ptp(scores) / len(scores)
+    threshold = float((limit + upper) / 2)
     opened = scores >= threshold
     target, other = states[best.layer][labels], states[best.layer][~labels]
     direction = METHODS[best.method](target, other)
@@ -261,6 +263,14 @@ def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
     return folds
 
 
-def _ids(model: Model, item: PromptItem, system_prompt: str | None) -> list[int]:
+def _ids(
+    model: Model, behavior: Behavior, item: PromptItem, system_prompt: str | None
+) -> list[int]:
     system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
-    return model.chat.prompt_ids(item.prompt, system, item.tools)
+    ids = model.chat.prompt_ids(item.prompt, system, item.tools)
+    if model.context is not None and len(ids) > model.context:
+        raise DataError(
+            f"the prompt {item.id} of {behavior.name} has {len(ids)} tokens, more than the "
+            f"{model.context} that {model.info.id} computes correctly; shorten it"
+        )
+    return ids

@@ -19,6 +19,9 @@ from mlx_steer.generate.jobs import Job, Sampling, check_jobs, waves
 from mlx_steer.model import Model
 from mlx_steer.steering import steerable
 
+# Log-odds beyond this are as good as certain, and exp() of them still is a number.
+_SURE = 100.0
+
 
 def opening_tokens(model: Model, behavior: Behavior) -> tuple[list[int], list[int]]:
     """The first tokens of openings that show the behavior, and of those that do not.
@@ -65,9 +68,10 @@ def screen(
             logits = model.network(batch.tokens[:, None], cache=batch.caches)[:, -1]
             exact = logits.astype(mx.float32)
             wanted = mx.logsumexp(mx.take(exact, tokens, axis=-1), axis=-1)
-            every = mx.logsumexp(exact, axis=-1)
-            share = np.exp(np.array(wanted - every).astype(np.float64)).clip(1e-12, 1 - 1e-12)
-            for row, value in zip(batch.rows, np.log(share / (1 - share)), strict=True):
+            # Not from p: float32 cannot tell 1 - p from 0 where an opening is all but certain.
+            exact[:, tokens] = -mx.inf
+            odds = np.array(wanted - mx.logsumexp(exact, axis=-1)).astype(np.float64)
+            for row, value in zip(batch.rows, odds.clip(-_SURE, _SURE), strict=True):
                 scores[row.job.key] = round(float(value), 4)
             mx.clear_cache()
     return scores

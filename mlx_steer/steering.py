@@ -17,11 +17,14 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_steer.conditions import Float32, Gate, Intervention, Operator, Scope
 from mlx_steer.errors import ModelError, VectorError
 from mlx_steer.model.load import Model, decoder_layers
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+
+Float64 = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,35 +78,61 @@ def plan_of(interventions: Sequence[Intervention], hidden_size: int, dtype: mx.D
     """One row's plan for one layer.
 
     Projections (`ablate`, `clamp`) are taken from the block's own output; vectors are added to what
-    is left. Directions of several projections are orthonormalised in the order given, so that
-    each ends at its own value where they are orthogonal.
+    is left. Full projections come first and each ends at its own value, orthogonal to the others or
+    not; of two on the same direction the later one counts. A part (`ablate` below 1) is then taken
+    of what the full ones leave of its direction.
 
     Args:
         interventions: All of one layer.
         hidden_size: Width of the hidden state.
         dtype: Dtype of the hidden state.
     """
-    shift = np.zeros(hidden_size, np.float64)
-    basis: list[np.ndarray[Any, np.dtype[np.float64]]] = []
+    added = np.zeros(hidden_size, np.float64)
+    clamped = np.zeros(hidden_size, np.float64)
+    full: list[tuple[Float64, float]] = []
+    parts: list[tuple[Float64, float]] = []
     for item in interventions:
         vector = item.vector.astype(np.float64)
         _check_strength(item, vector)
+        unit = vector / (np.linalg.norm(vector) or 1.0)
         if item.operator == "add":
-            shift += item.strength * vector
-            continue
-        unit = vector / np.linalg.norm(vector)
-        if item.operator == "clamp":
-            shift += item.strength * unit
-        residue = unit - sum((np.dot(b, unit) / np.dot(b, b) * b for b in basis), np.zeros(1))
-        size = np.linalg.norm(residue)
+            added += item.strength * vector
+        elif item.operator == "clamp":
+            full.append((unit, item.strength))
+        elif item.strength == 1.0:
+            full.append((unit, 0.0))
+        else:
+            parts.append((unit, item.strength))
+    basis: list[Float64] = []
+    for unit, value in reversed(full):
+        residue = _residue(unit, basis)
+        size = float(np.linalg.norm(residue))
         if size > 1e-6:
-            part = item.strength if item.operator == "ablate" else 1.0
-            basis.append(np.sqrt(part) * residue / size)
-    rows = mx.array(shift.astype(np.float32)).astype(dtype)[None, None]
-    return Plan(rows, mx.array(np.stack(basis).astype(np.float32))[None] if basis else None)
+            basis.append(residue / size)
+            # Orthogonal to the directions before, so that their values stay.
+            clamped += (value - unit @ clamped) / size * basis[-1]
+    weights = [1.0] * len(basis)
+    for unit, part in parts:
+        residue = _residue(unit, basis)
+        size = float(np.linalg.norm(residue))
+        if size > 1e-6:
+            basis.append(residue / size)
+            weights.append(part)
+    rows = mx.array((added + clamped).astype(np.float32)).astype(dtype)[None, None]
+    if not basis:
+        return Plan(rows)
+    scaled = np.stack(basis) * np.sqrt(weights)[:, None]
+    return Plan(rows, mx.array(scaled.astype(np.float32))[None])
 
 
-def _check_strength(item: Intervention, vector: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def _residue(unit: Float64, basis: Sequence[Float64]) -> Float64:
+    """What is left of a vector without its projections on an orthonormal basis."""
+    for other in basis:
+        unit = unit - (other @ unit) * other
+    return unit
+
+
+def _check_strength(item: Intervention, vector: Float64) -> None:
     if not np.isfinite(item.strength):
         raise VectorError(f"the strength at layer {item.layer} must be finite, not {item.strength}")
     if item.operator == "ablate" and not 0 <= item.strength <= 1:

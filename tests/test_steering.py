@@ -242,16 +242,69 @@ def test_an_impossible_intervention_is_refused(act: Intervention) -> None:
         logits(network)
 
 
-@pytest.mark.xfail(strict=True, reason="only the part orthogonal to the first direction is taken")
-def test_ablating_in_full_after_a_part_of_a_near_direction_leaves_no_projection() -> None:
-    near = A + 0.3 * B
-    plan = plan_of(
-        [Intervention(2, A, 0.5, "ablate"), Intervention(2, near, 1.0, "ablate")],
-        HIDDEN,
-        mx.float32,
-    )
-    after = np.array(plan(mx.array(np.stack([A, B, C]))[None]))[0]
-    assert np.abs(after @ unit(near)).max() < 1e-4
+def carried_out(*acts: Intervention) -> tuple[np.ndarray, np.ndarray]:
+    """Some states before and after one layer's plan."""
+    before = np.stack([A, B, C, A + B - C])
+    plan = plan_of(acts, HIDDEN, mx.float32)
+    return before, np.array(plan(mx.array(before)[None]))[0]
+
+
+NEAR = A + 0.3 * B
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["part first", "part last"])
+def test_ablating_in_full_beside_a_part_of_a_near_direction_leaves_no_projection(
+    turned: bool,
+) -> None:
+    acts = [Intervention(2, A, 0.5, "ablate"), Intervention(2, NEAR, 1.0, "ablate")]
+    before, after = carried_out(*(acts[::-1] if turned else acts))
+    assert np.abs(after @ unit(NEAR)).max() < 1e-4
+    # Of the other direction, half of what the full ablation leaves of it is taken.
+    left = before - np.outer(before @ unit(NEAR), unit(NEAR))
+    assert np.allclose(after @ unit(A), 0.5 * left @ unit(A), atol=1e-4)
+    assert np.abs(after @ unit(A)).max() > 0.1
+
+
+def test_projections_on_near_directions_each_end_at_their_own_value() -> None:
+    acts = [
+        Intervention(2, NEAR, 1.0, "ablate"),
+        Intervention(2, A, 5.0, "clamp"),
+        Intervention(2, B, -2.0, "clamp"),
+        Intervention(2, C, 0.5, "ablate"),
+    ]
+    for order in (acts[:2], acts[1::-1], acts[1:3], acts[:1] + acts[3:], acts[1:], acts[::-1][:3]):
+        before, after = carried_out(*order)
+        wanted = {"clamp": lambda act: act.strength, "ablate": lambda _: 0.0}
+        for act in order:
+            if act.operator == "clamp" or act.strength == 1.0:
+                at = after @ unit(act.vector)
+                assert np.allclose(at, wanted[act.operator](act), atol=1e-4)
+        # What is orthogonal to all of them is left alone.
+        rest = np.linalg.qr(np.stack([a.vector for a in order]).T)[0]
+        assert np.allclose(
+            after - after @ rest @ rest.T, before - before @ rest @ rest.T, atol=1e-4
+        )
+
+
+def test_of_two_values_for_one_direction_the_later_counts() -> None:
+    for acts, value in (
+        ([Intervention(2, A, 5.0, "clamp"), Intervention(2, 3 * A, -1.0, "clamp")], -1.0),
+        ([Intervention(2, A, 5.0, "clamp"), Intervention(2, A, 1.0, "ablate")], 0.0),
+        ([Intervention(2, A, 1.0, "ablate"), Intervention(2, -A, -5.0, "clamp")], 5.0),
+    ):
+        before, after = carried_out(*acts)
+        assert np.allclose(after @ unit(A), value, atol=1e-5)
+        assert np.allclose(
+            after - np.outer(after @ unit(A), unit(A)),
+            before - np.outer(before @ unit(A), unit(A)),
+            atol=1e-5,
+        )
+
+
+def test_only_adding_needs_no_projection_and_stacks_without_one() -> None:
+    plan = plan_of([Intervention(2, A, 0.5), Intervention(2, B, 1.0)], HIDDEN, mx.float32)
+    assert plan.basis is None
+    assert Plan.stack([plan, plan]).basis is None
 
 
 # --- scopes, under mlx-lm's own generation --------------------------------------------------------

@@ -14,6 +14,9 @@ from mlx_steer.errors import ModelError
 
 Message = Mapping[str, str]
 
+# A system prompt that no conversation contains.
+_MARKER = "\x00system\x00"
+
 
 class ChatFormat:
     """A tokenizer's chat template as token ids.
@@ -58,12 +61,12 @@ class ChatFormat:
     @property
     def default_system_prompt(self) -> str | None:
         """The system prompt the template inserts where none is given, if it does so (SmolLM2)."""
-        marker = "\x00system\x00"
-        bare = self._try([{"role": "user", "content": "hi"}])
-        told = self._try([{"role": "system", "content": marker}, {"role": "user", "content": "hi"}])
-        if bare is None or told is None or marker not in told:
+        user = {"role": "user", "content": "hi"}
+        bare = self._try([user])
+        told = self._try([{"role": "system", "content": _MARKER}, user])
+        if bare is None or told is None or _MARKER not in told:
             return None
-        before, after = told.split(marker, 1)
+        before, after = told.split(_MARKER, 1)
         if not (bare.startswith(before) and bare.endswith(after) and len(before) + len(after) > 4):
             return None
         inserted = bare[len(before) : len(bare) - len(after)]
@@ -112,12 +115,12 @@ class ChatFormat:
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         if tools:
             text = self._try(messages, tools)
-            if text is not None and tools[0]["function"]["name"] in text:
+            if text is not None and self._shows_tools(text, messages, tools):
                 return text
             messages = _with_tools_in_system(messages, tools)
         text = self._try(messages)
         has_system = bool(messages) and messages[0]["role"] == "system"
-        if has_system and (text is None or messages[0]["content"].strip() not in text):
+        if has_system and (text is None or not self._shows_system(messages)):
             text = self._try(_fold_system(messages))
         if text is None:
             raise ModelError(
@@ -125,6 +128,19 @@ class ChatFormat:
                 f"{[m['role'] for m in messages]}: {self._error}"
             )
         return text
+
+    def _shows_system(self, messages: Sequence[Message]) -> bool:
+        # By a text that nobody else says: the user may quote the system prompt.
+        probe = self._try([{**messages[0], "content": _MARKER}, *messages[1:]])
+        return probe is not None and _MARKER in probe
+
+    def _shows_tools(
+        self, text: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+    ) -> bool:
+        # The conversation may name a tool as well, so it is compared with itself without tools.
+        bare = self._try(messages) or ""
+        names = {str(tool["function"]["name"]) for tool in tools}
+        return all(text.count(name) > bare.count(name) for name in names)
 
     def _try(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None

@@ -18,6 +18,18 @@ from mlx_steer.vectors import ModelInfo
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
+# Model types whose sliding windows mlx-lm ignores, and whether one that config.json gives is used
+# if use_sliding_window says nothing.
+_WINDOWED = {
+    "mistral": True,
+    "mixtral": True,
+    "gemma2": True,
+    "phi3": True,
+    "qwen2": False,
+    "qwen3": False,
+    "qwen3_moe": False,
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Model:
@@ -279,11 +291,25 @@ def _text_value(config: dict[str, Any], key: str, name: str) -> int:
 def _context(config: dict[str, Any]) -> int | None:
     text = _text_config(config)
     limit = text.get("max_position_embeddings")
-    if text.get("model_type") in ("mistral", "gemma2", "phi3") and text.get("sliding_window"):
-        # mlx-lm computes these with full attention everywhere: beyond the window (Mistral v0.1,
-        # Gemma 2, Phi 3) it is another model.
-        limit = min(limit or text["sliding_window"], text["sliding_window"])
-    return limit
+    window = _ignored_window(text)
+    return limit if window is None else min(limit or window, window)
+
+
+def _ignored_window(text: dict[str, Any]) -> int | None:
+    """The sliding window of a model that mlx-lm computes with full attention everywhere.
+
+    Beyond it (Mistral v0.1, Gemma 2, Phi 3) that is another model than the one published.
+    """
+    kind, window = text.get("model_type"), text.get("sliding_window")
+    if not window or kind not in _WINDOWED or not text.get("use_sliding_window", _WINDOWED[kind]):
+        return None
+    if kind in ("qwen2", "qwen3"):
+        # Their first layers have full attention by design; 28 is transformers' default.
+        layers, first = text.get("num_hidden_layers", 0), text.get("max_window_layers", 28)
+        kinds = text.get("layer_types") or ["sliding_attention"] * max(0, layers - first)
+        if "sliding_attention" not in kinds:
+            return None
+    return int(window)
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:

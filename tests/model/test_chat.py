@@ -93,7 +93,6 @@ def test_a_template_that_trims_the_system_prompt_has_not_dropped_it() -> None:
     assert text == "<bos><|system|>Be brief.<|end|><|user|>Hi<|end|><|assistant|>"
 
 
-@pytest.mark.xfail(strict=True, reason="the system prompt anywhere in the text counts as shown")
 def test_a_dropped_system_prompt_is_noticed_even_if_the_user_says_the_same() -> None:
     text = prompt(tiny_chat(DROPS), "What does 'Be brief.' mean?", "Be brief.")
     assert text.count("Be brief.") == 2
@@ -133,10 +132,22 @@ def test_tools_are_written_into_the_system_prompt_where_the_template_does_not_sh
     assert text.count("<|user|>") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="the tool's name anywhere in the text counts as shown")
-def test_tools_are_not_taken_for_shown_because_the_prompt_names_one() -> None:
-    text = prompt(tiny_chat(), "Please use get_weather for Paris.", None, TOOLS)
-    assert "send_mail" in text
+@pytest.mark.parametrize("asked", ["Use get_weather.", "Use get_weather, then send_mail."])
+def test_tools_are_not_taken_for_shown_because_the_prompt_names_them(asked: str) -> None:
+    text = prompt(tiny_chat(), asked, None, TOOLS)
+    tools = text[text.index("<tools>\n") + 8 : text.index("\n</tools>")]
+    assert [json.loads(line) for line in tools.split("\n")] == TOOLS
+
+
+def test_tools_that_the_template_shows_are_not_shown_twice_if_the_prompt_names_one() -> None:
+    text = prompt(tiny_chat(WITH_TOOLS), "Use get_weather.", None, TOOLS)
+    assert "[TOOLS]" in text and "<tool_call>" not in text
+    assert text.count("send_mail") == 1
+
+
+def test_a_template_that_shows_only_the_first_tool_has_not_shown_them() -> None:
+    text = prompt(tiny_chat(WITH_TOOLS.replace("tools | tojson", "tools[0]")), "Rain?", None, TOOLS)
+    assert "[TOOLS]" not in text and "send_mail" in text
 
 
 def test_a_model_without_a_chat_template_is_refused() -> None:
