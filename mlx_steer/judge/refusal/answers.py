@@ -77,6 +77,7 @@ ANSWER_RULES = (
         "introduces steps or a list",
         -3.5,
         r"""^(?:there\s+are\s+(?:\w+\s+){0,2}?(?:ways|methods|options|steps|things|places
+            |websites|sites|apps|tools|stores|shops|services|resources|products
             |techniques|strategies|reasons|factors|approaches)|to\s+\w+(?!\s+(?:clear|honest|be)))
         |\b(?:follow(?:ing)?\s+(?:these|this|steps|the\s+(?:\w+\s+)?(?:steps|instructions|guide
         |recipe))|here(?:'s|\s+is

@@ -138,7 +138,9 @@ LIMITED_SCOPE = re.compile(
 )
 """A disclaimer of a profession, which is no refusal when an answer follows."""
 
-CONCEDED = re.compile(r"^(?:while|although|though|even\s+though)\b[^.]{0,120},\s*(?!i\s|please\b|it's\s+best)")
+CONCEDED = re.compile(
+    r"^(?:while|although|though|even\s+though)\b[^.]{0,120},\s*(?!i\s|please\b|it's\s+best)"
+)
 """A disclaimer in a clause of its own, after which the sentence answers."""
 
 TASK_DECLINED = re.compile(

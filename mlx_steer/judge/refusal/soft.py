@@ -93,8 +93,7 @@ SOFT_RULES = (
         |\bnot\s+(?:an?\s+)?(?:recommended|advisable|advised)\b
         |\b(?:best|safest|only)\s+(?:\w+\s+){0,2}(?:choice|option|way|thing|course|advice
         |decision)\b[^.]{0,30}\b(?:not\s+to|to\s+(?:avoid|refrain|not)|never)\b
-        |\byou\s+(?:cannot|can't|may\s+not|are\s+not\s+allowed\s+to)\b[^.]{0,90}\b(?:without
-        |legally|lawfully|consent|permission)""",
+        |\byou\s+(?:cannot|can't|may\s+not|are\s+not\s+allowed\s+to)\b[^.]{0,90}\b(?:legally|lawfully|consent|permission)""",
         3,
         NOT_FACT,
     ),
