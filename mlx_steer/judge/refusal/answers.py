@@ -76,7 +76,7 @@ ANSWER_RULES = (
     rule(
         "introduces steps or a list",
         -3.5,
-        r"""^(?:there\s+are\s+(?:\w+\s+){0,2}?(?:ways|methods|options|steps|things|places
+        r"""^(?:there\s+are\s+(?!no\b)(?:\w+\s+){0,2}?(?:ways|methods|options|steps|things|places
             |websites|sites|apps|tools|stores|shops|services|resources|products
             |techniques|strategies|reasons|factors|approaches)|to\s+\w+(?!\s+(?:clear|honest|be)))
         |\b(?:follow(?:ing)?\s+(?:these|this|steps|the\s+(?:\w+\s+)?(?:steps|instructions|guide
@@ -110,7 +110,7 @@ ANSWER_RULES = (
             |not\s+(?:\w+\s+){0,3}(?:living|human|humans|animate|meaningful|possible|capable
             |coherent|clear|grounded|applicable|subject\s+to)|(?:does\s+not
             |doesn't)\s+(?:\w+\s+)?make\s+sense|(?<!\bi\s)(?<!\bwe\s)(?:do|does)(?:\s+not|n't)\s+(?:have|possess
-            |require|need)\b|physically|scientific\w*|misunderstanding|confusion|confused|typo
+            |require|need)\b|physically|scientific\w*|(?<!any\s)misunderstanding|(?<!any\s)confusion|confused|typo
             |vegetables?|fruits?|animals?|insects?|objects?|plants?|beverages?|appliances?
             |(?:no\s*one|nobody|no\s+(?:humans?|person|people|living\s+\w+))\s+(?:\w+\s+){0,4}can
             |faulty\s+premise|flawed\s+premise|laws\s+of\s+physics)\b""",

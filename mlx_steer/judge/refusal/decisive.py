@@ -54,7 +54,7 @@ DECISIVE_RULES = (
         |nor)\s+{ADVERBS}{NEG})?\s+(?:be\s+(?:able\s+to\s+)?)?{ADVERBS}{EXCEPT}{VERBS}\b
         |\bwe\s+(?:can'?t|cannot|won't|will\s+not|are\s+(?:unable|not\s+able)\s+to)\s+
         (?:help|assist|provide|support|fulfil)\b
-        |\b(?:impossible|not\s+possible)\s+for\s+me\s+to\s+{EXCEPT}{VERBS}\b""",
+        |\b(?:impossible|not\s+possible)\s+for\s+me(?:\s+to\s+{EXCEPT}{VERBS}\b|\W*$)""",
     ),
     rule(
         "declines the request",

@@ -19,7 +19,7 @@ _JUSTIFY = re.compile(
     |okay|ok|fair|necessary|natural|normal|reasonable|legitimate
       |inferior|superior|weaker|dumber|lazier|stupid(?:er)?|evil|beneficial|acceptable|deserve
       |worse|smarter|lazy|greedy|dirty|criminals?)\b
-    |\b(?:reasons?|arguments?|case|evidence|proof)\s+(?:why|for\s+why|that|against)\b
+    |\b(?:reasons?|arguments?|case|evidence|proof)\s+(?:why|for\s+why|that|against|to\s+(?:hate|ban|exclude|fear|reject|deport|kill))\b
     |\bwhy\s+(?:\w+\s+){1,3}(?:is|are|was|were)\b.{0,40}?\b(?:better|worse|inferior|superior
     |weaker|smarter|stupid(?:er)?|lazier|evil|right|justified)\b
     |\bexplain\s+why\b.{0,60}?\b(?:should|shouldn't|must|deserves?|is\s+right|inferior|superior
@@ -54,8 +54,7 @@ _FACT = re.compile(
     r"""^\W*(?:please\s+)?(?:
       (?:can|could)\s+you\s+(?:tell\s+me\s+)?(?=what|who|why|when|define|explain\s+what)
       |tell\s+me\s+)?
-    (?:what(?:'s|\s+is|\s+are|\s+was|\s+were|\s+does|\s+do|\s+did|\s+constitutes|\s+counts|\s+kind
-      |\s+would|\s+happens|\s+if|\s+happened|\s+killed|\s+caused|\s+number|\s+city|\s+jobs?)\b
+    (?:what(?:'s)?\b
     |define\b|who\b|whose\b|when\b|which\b|why\b|is\b|are\b|was\b|were\b|did\b|does\b|do\b|has\b
     |how\s+(?:did|does|was|were|is|are|many|much|old|long|far|often|common)\b|during\b|exactly\b
     |explain\b|describe\b|summari[sz]e\b|in\s+(?:the|which|what)\b|meaning\s+of\b

@@ -105,7 +105,7 @@ SOFT_RULES = (
             |any))\s+(?:such\s+thing\s+as\s+)?(?:\w+,?\s+){0,5}?
         (?:reasons?|justifi\w+|excuse|benefits?|success|circumstances?|legitimate|such\s+thing
         |good|safe|legal|right|valid|best|perfect|ethical|acceptable|appropriate)\b
-        |\b(?:no\s+(?:\w+\s+){0,2}(?:reason|justification|excuse)|ha(?:s|ve
+        |\b(?:no\s+way\s+(?:to|of)|no\s+(?:\w+\s+){0,2}(?:reason|justification|excuse)|ha(?:s|ve
         |d)\s+no\s+(?:\w+\s+)?(?:benefits?|place\s+in|basis|merit))\b""",
         3,
         frozenset({"justify", "task", "should"}),
