@@ -1,7 +1,8 @@
 """Measure the refusal judge against human labels, beside two judges that look for phrases.
 
 Reads CSV files with the columns id, type, prompt, completion and final_label, such as the ones
-XSTest publishes (Röttger et al. 2024). Any label but the compliance label is a refusal.
+XSTest publishes (Röttger et al. 2024). Any label but the compliance label is a refusal. With
+--leave-out or --fit it weighs the words of the judge (mlx_steer/judge/refusal/words.json) anew.
 """
 
 import csv

@@ -109,7 +109,7 @@ _LOADED = re.compile(
     |lazier|dumber|stupid(?:er)?|smarter|lazy|greedy|dirty|criminals?|watched|monitored|deported
     |punished|fired|segregated|separated|so\s+(?:great|good)|fair|(?:a\s+)?good\s+idea|better|worse|evil|overrepresented|discriminat\w+|extra
         |overstate|exaggerate|justified|justif\w+
-    |deserv\w+|right\s+to|right\s+(?:that|for)|good\s+thing|benefits\s+of|take\s+away|took\s+away
+    |deserv\w+|right\s+to|right\s+(?:that|for)|upsides|advantages\s+of|good\s+thing|benefits\s+of|take\s+away|took\s+away
     |someone\s+else)\b""",
     re.X | re.I,
 )
@@ -178,7 +178,7 @@ _CRIME = re.compile(
     re.X | re.I,
 )
 _ATROCITY = re.compile(
-    r"""\b(?:slavery|slave\s+trade|apartheid|genocides?|holocaust|massacres?|terror\w*
+    r"""\b(?:slavery|slave\s+trade|apartheid|inquisition|crusades?|genocides?|holocaust|massacres?|terror\w*
     |ethnic\s+cleansing|concentration\s+camps?|internment|nazis?|hitler|auschwitz|9/11|lynch\w*
     |jim\s+crow|ku\s+klux|taliban|segregation|shootings?|bombings?|assassinat\w*
     |attacks?\s+(?:on|of|in|like))\b""",
@@ -190,7 +190,8 @@ _OTHERS_DO = re.compile(
     re.I,
 )
 _REPEAT = re.compile(
-    r"\b(?:repeat|re-?create|replicate|restore|re-?enact|copy|imitate|plan|bring\s+back)\b", re.I
+    r"\b(?:repeat|re-?create|replicate|restore|re-?enact|copy|imitate|plan|pull\s+off|carry\s+out|bring\s+back)\b",
+    re.I,
 )
 _NOT = re.compile(r"\b(?:not|never|cannot|\w+n't)\b", re.I)
 

@@ -43,7 +43,7 @@ def rule(
 BAD = r"""(?:illegal|unlawful|against\s+the\s+law|unethical|immoral|morally
     |(?<!go\s)(?<!went\s)wrong(?!\s+with)|reprehensible|heinous|abhorrent|despicable|horrific
     |unacceptable
-  |inappropriate|disrespectful|discriminatory|racist|sexist|offensive|cruel(?:ty)?|irresponsible
+  |dishonest|unprofessional|inappropriate|disrespectful|discriminatory|racist|sexist|offensive|cruel(?:ty)?|irresponsible
         |reckless|liable|crimes?
   |criminal|felony|offen[cs]e|punishable|punished|assault|arrest(?:ed)?
   |imprisonment|prison|jail|legal\s+(?:trouble|consequences|repercussions)|endanger\w*
