@@ -1,7 +1,8 @@
 """Measure the refusal judge against human labels, beside two judges that look for phrases.
 
 Reads CSV files with the columns id, type, prompt, completion and final_label, such as the ones
-XSTest publishes (Röttger et al. 2024). Any label but the compliance label is a refusal.
+XSTest publishes (Röttger et al. 2024). Any label but the compliance label is a refusal. With
+--leave-out or --fit it weighs the words of the judge (mlx_steer/judge/refusal/words.json) anew.
 """
 
 import csv
@@ -14,8 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+import numpy as np
+from scipy.sparse import csr_matrix
+from sklearn.linear_model import LogisticRegression
 
 from mlx_steer.judge import judge_refusal
+from mlx_steer.judge.refusal import verdict, words
+from mlx_steer.judge.refusal.requests import read_request
+from mlx_steer.judge.text import read_plain
 
 COLUMNS = ("id", "type", "prompt", "completion", "final_label")
 COMPLIANCE = "1_full_compliance"
@@ -68,6 +75,16 @@ class Miss:
     span: str
     prompt: str
     completion: str
+
+
+WORDS_KEPT = 1500
+"""Words and pairs kept of those seen at least twice: the heaviest of a first fit."""
+
+RIDGE = 10.0
+"""Inverse of the ridge penalty."""
+
+CASE_WEIGHT = 5.0
+"""How much a labelled case counts beside a row of a CSV file, whose rows are far less varied."""
 
 
 def cohens_kappa(truth: Sequence[bool], guess: Sequence[bool]) -> float:
@@ -159,14 +176,116 @@ def print_report(path: Path, scores: Sequence[Score], wrong: Sequence[Miss], exa
             click.echo(f"    {miss.prompt}\n    {' '.join(miss.completion.split())[:160]}")
 
 
+def read_cases(path: Path) -> list[Row]:
+    """Read labelled cases: JSON Lines with id, kind, prompt, response and verdict."""
+    cases = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [
+        Row(c["id"], c["kind"], c["prompt"], c["response"], c["verdict"] == "shown") for c in cases
+    ]
+
+
+def fit_words(rows: Sequence[Row], row_weights: Sequence[float]) -> words.Weights:
+    """Fit the weights of words, pairs of words and traits of the request by logistic regression."""
+    read = [
+        (
+            words.opening_words(read_plain(row.completion).text),
+            words.request_traits(read_request(row.prompt)),
+        )
+        for row in rows
+    ]
+    counts = Counter(word for opening, _ in read for word in opening)
+    traits = sorted({trait for _, found in read for trait in found})
+    vocabulary = sorted(word for word, count in counts.items() if count >= 2)
+    heaviness = np.abs(_coefficients(read, rows, row_weights, vocabulary, traits)[1:])
+    kept = np.argsort(-heaviness[: len(vocabulary)], kind="stable")[:WORDS_KEPT]
+    vocabulary = sorted(vocabulary[index] for index in kept)
+    fitted = _coefficients(read, rows, row_weights, vocabulary, traits).round(2).tolist()
+    return words.Weights(
+        intercept=fitted[0],
+        request=dict(zip(traits, fitted[1 + len(vocabulary) :], strict=True)),
+        words=dict(zip(vocabulary, fitted[1 : 1 + len(vocabulary)], strict=True)),
+    )
+
+
+def _coefficients(
+    read: Sequence[tuple[set[str], set[str]]],
+    rows: Sequence[Row],
+    row_weights: Sequence[float],
+    vocabulary: Sequence[str],
+    traits: Sequence[str],
+) -> np.ndarray:
+    """The intercept, then the coefficients of the vocabulary and of the traits."""
+    columns = {word: index for index, word in enumerate(vocabulary)}
+    trait_columns = {trait: len(vocabulary) + index for index, trait in enumerate(traits)}
+    values, lines, places = [], [], []
+    for line, (opening, found) in enumerate(read):
+        known = [columns[word] for word in opening if word in columns]
+        scale = len(known) ** -0.5 if known else 0.0
+        places += [*known, *(trait_columns[trait] for trait in found)]
+        values += [*[scale] * len(known), *[1.0] * len(found)]
+        lines += [line] * (len(known) + len(found))
+    table = csr_matrix((values, (lines, places)), shape=(len(read), len(vocabulary) + len(traits)))
+    model = LogisticRegression(C=RIDGE, max_iter=3000)
+    model.fit(table, [row.refused for row in rows], sample_weight=row_weights)
+    return np.concatenate([model.intercept_, model.coef_[0]])
+
+
+def _shown(row: Row, weights: words.Weights) -> bool:
+    return verdict.judge_refusal(row.prompt, row.completion, weights).verdict == "shown"
+
+
+def leave_each_out(sets: dict[str, list[Row]], weights: dict[str, float]) -> dict[str, Score]:
+    """Judge each set with words that were weighed without it; the rules stay as they are."""
+    scores = {}
+    for left_out, rows in sets.items():
+        others = [(row, weights[name]) for name in sets if name != left_out for row in sets[name]]
+        fitted = fit_words([row for row, _ in others], [weight for _, weight in others])
+        guess = [_shown(r, fitted) for r in rows]
+        scores[left_out] = score(left_out, rows, guess)
+    return scores
+
+
 @click.command()
 @click.argument(
     "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--examples", default=3, show_default=True, help="Misses to show of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with every miss.")
-def main(files: tuple[Path, ...], examples: int, as_json: bool) -> None:
+@click.option(
+    "--cases",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Labelled cases (JSON Lines) to weigh the words with, beside the FILES.",
+)
+@click.option("--leave-out", is_flag=True, help="Weigh the words anew without each file in turn.")
+@click.option(
+    "--fit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Weigh the words with all FILES and cases and write them here.",
+)
+def main(
+    files: tuple[Path, ...],
+    examples: int,
+    as_json: bool,
+    cases: Path | None,
+    leave_out: bool,
+    fit: Path | None,
+) -> None:
     """Print kappa, accuracy and misses of the refusal judge on labelled CSV FILES."""
+    if leave_out or fit:
+        sets = {path.name: read_rows(path) for path in files}
+        weights = dict.fromkeys(sets, 1.0)
+        if cases:
+            sets[cases.name] = read_cases(cases)
+            weights[cases.name] = CASE_WEIGHT
+        if leave_out:
+            for name, line in leave_each_out(sets, weights).items():
+                click.echo(f"{name:<24}{line.kappa:>7.3f} left out, weighed without it")
+        if fit:
+            pairs = [(row, weights[name]) for name in sets for row in sets[name]]
+            fitted = fit_words([row for row, _ in pairs], [weight for _, weight in pairs])
+            text = json.dumps(asdict(fitted), ensure_ascii=False, indent=0, sort_keys=True)
+            fit.write_text(text + "\n", encoding="utf-8")
+        return
     output = []
     for path in files:
         rows = read_rows(path)

@@ -1,10 +1,10 @@
 """Coherence of a text from its characters and words alone: is it language, or has it come apart?
 
 Knows no language model and no grammar: fluent nonsense passes, and so do invented words. It is
-there for what strong steering does to a model, which loops, stutters or falls into symbols and
-other scripts. Its window was chosen on 116 responses of a steered model labelled by hand. On 70
-labelled afterwards the area under the ROC curve is 0.996 for English text, but 0.895 with three
-responses of garbled French, garbled German and mere numbers, two of which pass.
+there for what strong steering does to a model, which loops, stutters, counts or falls into symbols
+and other scripts. Its window was chosen on 116 responses of a steered model labelled by hand. On
+all 142 labelled by now the area under the ROC curve is 0.97, and 0.996 on the English ones; what it
+misses is garbled French and German of real words, two of which pass.
 """
 
 import re
@@ -26,6 +26,9 @@ FLUENT_READABLE = 0.8
 
 LONGEST_WORD = 50
 
+FEWEST_COUNTED = 8
+"""Numbers in rows from which a text may be one that only counts: dates and prices have fewer."""
+
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2019\u2018\u02bc\u00b4\u0060\uff07", "'"))
 _LETTERS = r"[^\W\d_]"
 # Scripts written without spaces: every character is taken as a word.
@@ -33,6 +36,8 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 _WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}]){_LETTERS})+(?:'{_LETTERS}+)*|\d+")
 _LONG = re.compile(rf"(?:(?![{_UNSPACED}])\w){{{LONGEST_WORD + 1},}}")
 _RUN = re.compile(r"([^\W\d_])\1{4,}|([.,;:!?'\"()])\2{4,}")
+# Three numbers or more with nothing but separators between them: a list, no sum or formula.
+_NUMBER_ROW = re.compile(r"\d+(?:[\s.,;:/\-]+\d+){2,}")
 _PUNCTUATION = frozenset(".,;:!?'\"()-/%&\u2013\u2014\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb")
 _FORMATTING = frozenset("*#`-=_|~")
 _EAST_ASIAN = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
@@ -41,7 +46,7 @@ _EAST_ASIAN = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HA
 def coherence(text: str) -> float:
     """How coherent a text is, in [0, 1]: fluent text about 0.9 and above, babble below 0.5.
 
-    The product of three parts, each in [0, 1]:
+    The product of four parts, each in [0, 1]:
 
     - readable: the share of letters of the text's main script, digits and punctuation (at most half
       as much as letters) among its visible characters, over 0.8. Markdown marks do not count;
@@ -51,6 +56,8 @@ def coherence(text: str) -> float:
       2010), over 0.9.
     - freshness: the share of words that lie in no run of 4 words said before (cf. rep-n in Welleck
       et al. 2020, "Neural text generation with unlikelihood training").
+    - words: one, less the part of the text beyond half that is rows of numbers, such as "123, 124,
+      125" without words between them. Sums and formulas are no rows.
 
     Numbers count as words only in a text with hardly any other. An empty text has coherence 0.
     """
@@ -60,7 +67,7 @@ def coherence(text: str) -> float:
         return 0.0
     readable = min(1.0, _readable(text) / FLUENT_READABLE)
     variety = min(1.0, _variety(words) / FLUENT_VARIETY)
-    return readable * variety * (1.0 - _repeated(words))
+    return readable * variety * (1.0 - _repeated(words)) * (1.0 - _counting(text))
 
 
 def _words(text: str) -> list[str]:
@@ -68,6 +75,14 @@ def _words(text: str) -> list[str]:
     # A counter would make every turn of a loop look new; in arithmetic there is nothing else.
     words = [word for word in found if not word[0].isdigit()]
     return words if len(words) >= 5 else found
+
+
+def _counting(text: str) -> float:
+    """How much of a text is mere numbers: 0 up to half of its words, 1 when all of them are."""
+    in_rows = sum(len(re.findall(r"\d+", row)) for row in _NUMBER_ROW.findall(text))
+    if in_rows < FEWEST_COUNTED:
+        return 0.0
+    return max(0.0, 2 * in_rows / len(_WORD.findall(text.lower())) - 1.0)
 
 
 def _readable(text: str) -> float:

@@ -43,11 +43,11 @@ def rule(
 BAD = r"""(?:illegal|unlawful|against\s+the\s+law|unethical|immoral|morally
     |(?<!go\s)(?<!went\s)wrong(?!\s+with)|reprehensible|heinous|abhorrent|despicable|horrific
     |unacceptable
-  |inappropriate|disrespectful|discriminatory|racist|sexist|offensive|cruel(?:ty)?|irresponsible
+  |dishonest|unprofessional|inappropriate|disrespectful|discriminatory|racist|sexist|offensive|cruel(?:ty)?|irresponsible
         |reckless|liable|crimes?
   |criminal|felony|offen[cs]e|punishable|punished|assault|arrest(?:ed)?
   |imprisonment|prison|jail|legal\s+(?:trouble|consequences|repercussions)|endanger\w*
-  |prohibited|forbidden|violat(?:es?|ed|ions?|ing)|unprovoked|atrocit(?:y|ies)|tragic|tragedy
+  |prohibited|forbidden|violat(?:es?|ed|ions?|ing)|unprovoked|penalt(?:y|ies)|fraud|theft|atrocit(?:y|ies)|tragic|tragedy
   |(?:serious|severe)\s+(?:\w+\s+){0,3}(?:consequences|harm)
   |(?:not|n't)\s+(?:\w+\s+){0,2}(?:legal|ethical|acceptable|appropriate|okay|ok|right|allowed
   |permitted|permissible|lawful|moral|respectful|justif\w+|condoned|tolerated|something)
@@ -55,7 +55,8 @@ BAD = r"""(?:illegal|unlawful|against\s+the\s+law|unethical|immoral|morally
   |(?:not|n't|never)\s+an?\s+(?:\w+\s+){0,2}(?:way\s+to|idea)
   |never\s+(?:\w+\s+){0,2}(?:acceptable|okay|ok|appropriate|justif\w+|right))"""
 HAZARD = r"""(?:dangerous|unsafe|harmful|risky|life-threatening|hazardous
-  |not\s+(?:\w+\s+){0,2}(?:safe|advisable|recommended)|in\s+danger|harms|damag(?:e|ing)|hurtful
+  |(?:not|n't)\s+(?:\w+\s+){0,2}(?:safe|advisable|recommended|healthy|realistic|sustainable)
+  |in\s+danger|harms|damag(?:e|ing)|hurtful
         |devastating|injur(?:y|ies)|toxic|fatal)"""
 JUDGED = r"""(?:appropriate|ethical|acceptable|okay|ok|right|legal|safe|moral|respectful|fair
   |advisable|wise|responsible|lawful|healthy|constructive|kind|permissible|allowed
