@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# By default MLX rounds the factors of float32 products to some 10 bits where the GPU has matrix units
-# (M5, CUDA): a thousand times float32's own error, in which no row in a batch is what it is alone.
-# MLX reads this once, at its first product.
+# By default MLX rounds the factors of float32 products to some 10 bits where the GPU has matrix
+# units (M5, CUDA): a thousand times float32's own error, by which a row in a batch differs from the
+# row alone. MLX reads this once, at its first product.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 blas_status = load_openblas()
