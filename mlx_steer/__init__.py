@@ -1,9 +1,11 @@
 """Measure and apply activation steering on language models with MLX.
 
 Importing this package is light: names are loaded when they are first used. On Linux it puts
-OpenBLAS in front of MLX, so import it before `mlx`.
+OpenBLAS in front of MLX, and everywhere it keeps MLX's float32 products in float32 (unless
+`MLX_ENABLE_TF32` is set already), so import it before `mlx`.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,11 @@ if TYPE_CHECKING:
     from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
 
 __version__ = "0.1.0"
+
+# By default MLX rounds the factors of float32 products to some 10 bits where the GPU has matrix
+# units (M5, CUDA): a thousand times float32's own error, by which a row in a batch differs from the
+# row alone. MLX reads this once, at its first product.
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 blas_status = load_openblas()
 

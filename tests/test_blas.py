@@ -14,9 +14,11 @@ from mlx_steer.blas import BlasStatus, cache_root, load_openblas
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux only")
 
 
-def run(code: str) -> str:
-    """The output of code run by a fresh interpreter."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+def run(code: str, **variables: str | None) -> str:
+    """The output of code run by a fresh interpreter, with some variables set or (None) not set."""
+    env = {k: v for k, v in {**os.environ, **variables}.items() if v is not None}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     return done.stdout.strip()
 
 
@@ -37,6 +39,26 @@ def test_every_public_name_resolves_and_is_listed() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'mlx_steer' has no attribute 'nonsense'"):
         mlx_steer.nonsense  # noqa: B018
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "0"), ("1", "1")])
+def test_products_of_float32_stay_float32_unless_one_has_chosen_otherwise(
+    before: str | None, after: str
+) -> None:
+    # As MLX sees it: by the C library, at its first product.
+    code = (
+        "import mlx_steer, ctypes; get = ctypes.CDLL(None).getenv; get.restype = ctypes.c_char_p;"
+        "print(get(b'MLX_ENABLE_TF32').decode())"
+    )
+    assert run(code, MLX_ENABLE_TF32=before) == after
+
+
+def test_the_installed_mlx_reads_the_variable_that_is_set() -> None:
+    headers = [Path(folder) / "include/mlx/utils.h" for folder in import_module("mlx").__path__]
+    found = [header.read_text() for header in headers if header.exists()]
+    if not found:
+        pytest.skip("this mlx comes without headers")
+    assert 'get_var("MLX_ENABLE_TF32"' in found[0]
 
 
 @LINUX

@@ -177,7 +177,17 @@ def test_a_blas_that_came_too_late_is_a_warning_with_what_to_do(
     assert (check.status, check.detail) == ("warn", "import mlx_steer first")
 
 
-def test_rounded_float32_products_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("0", "before mlx_steer was imported; import mlx_steer first"),
+        ("1", "MLX_ENABLE_TF32 is '1'; set it to 0"),
+    ],
+)
+def test_rounded_float32_products_are_found_with_their_cause(
+    setting: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLX_ENABLE_TF32", setting)
     plain = mx.array
 
     class Rounded:
@@ -192,7 +202,7 @@ def test_rounded_float32_products_are_found(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(checks.mx, "array", Rounded)
     check = list(machine_checks())[1]
     assert check.status == "fail"
-    assert "MLX_ENABLE_TF32=0" in check.detail
+    assert says in check.detail
 
 
 def test_speed_is_measured_steered_and_unsteered_and_leaves_the_model_as_it_was() -> None:

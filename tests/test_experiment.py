@@ -6,18 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mlx_steer.experiment
+from mlx_steer import Condition, Intervention, Job, PromptItem, design
 from mlx_steer.config import ExperimentConfig
 from mlx_steer.errors import ConfigError, GenerationError, RunError
-from mlx_steer.experiment import run_experiment
+from mlx_steer.experiment import rows, run_experiment
 from mlx_steer.metrics import compute_metrics, load_run
 from mlx_steer.model import load_model
 from mlx_steer.run import RunDirectory
+from mlx_steer.steering import gate_score
 from mlx_steer.vectors import load_vectors
 from tests.small_run import Told, behavior_folder, carry_out, config, left_behind
-from tests.tiny import tiny_folder
+from tests.tiny import plain_logits, plain_tokens, tiny_folder
 
 SMALL = {"max_tokens": 4, "batch_size": 16}
 SWEEP = {"strengths": [1.0], "system_prompts": ["detailed"]}
@@ -144,6 +147,104 @@ def test_every_row_is_there_once(finished: Path) -> None:
     assert sorted(keys) == sorted(named)
     scores = [json.loads(line) for line in (finished / "scores.jsonl").read_text().splitlines()]
     assert sorted(score["key"] for score in scores) == sorted(named)
+
+
+# --- rows are what they are said to be -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gated(tmp_path_factory: pytest.TempPathFactory, model: Path, behavior: Path) -> Path:
+    """A finished run whose chosen strength is not 1 and that has a gate; not to be changed."""
+    folder = tmp_path_factory.mktemp("runs") / "gated"
+    carry_out(_config(model, behavior, sweep={"strengths": [0.5]}, gate={}), folder)
+    return folder
+
+
+def test_the_sweep_runs_on_the_select_half_and_the_comparison_on_the_test_half(gated: Path) -> None:
+    run, layer = load_run(gated), json.loads((gated / "choice.json").read_text())["layer"]
+    swept = {("target", "select"), ("other", "select")}
+    compared = {("target", "test"), ("other", "test"), ("borderline", "test")}
+    controls = {("target", "test"), ("other", "test")}
+    kinds = set()
+    for condition in run.conditions:
+        found = {(run.prompts[i].set, run.prompts[i].split) for i in condition.rows}
+        if condition.is_control:
+            wanted = controls
+            assert (condition.layer, condition.strength) == (layer, 0.5), "as the sweep has chosen"
+        elif condition.kind.startswith("prompt+"):
+            wanted = compared
+        elif condition.kind == "steering" and condition.layer != layer:
+            wanted = swept
+        elif condition.kind == "steering" and condition.strength == 1.0:
+            wanted = compared  # only the config's comparison asks for it
+        elif condition.kind == "gated":
+            wanted = found
+            assert found and (found <= swept or compared <= found)
+        else:
+            wanted = swept | compared
+        assert found == wanted, condition.name
+        kinds.add(condition.kind)
+    assert kinds >= {"base", "prompt", "steering", "gated", "prompt+steering", "prompt+gated"}
+    assert kinds >= {"random", "negated", "shuffled"}
+
+
+def test_every_row_and_its_perplexity_are_those_of_plain_passes(gated: Path, model: Path) -> None:
+    """Computed anew from what the run's files say, each row by itself, uncached."""
+    run, plain, vectors = load_run(gated), load_model(str(model)), load_vectors(gated / "vectors")
+    layer = json.loads((gated / "choice.json").read_text())["layer"]
+    shuffled = load_vectors(gated / "vectors_shuffled")[layer]
+    made = design.controls(
+        vectors[layer],
+        0.5,
+        random=1,
+        negated=True,
+        shuffled=shuffled,
+        seed=run.config.statistics.seed,
+    )
+    controls = {c.name: c.interventions for c in made}
+    opened = set()
+    for condition in run.conditions:
+        for prompt_id, key in condition.rows.items():
+            ids = tuple(plain.chat.prompt_ids(run.prompts[prompt_id].prompt, condition.system_text))
+            acts = controls.get(condition.name) or tuple(
+                Intervention(i.layer, vectors[i.layer].array, i.strength)
+                for i in condition.interventions
+            )
+            for use in condition.gates:
+                score = gate_score(plain.network, vectors.gate(use.name), ids)
+                assert condition.gate_scores[use.name][prompt_id] == pytest.approx(score, abs=1e-3)
+                acts = acts if score >= 0 else ()
+                opened.add(score >= 0)
+            tokens = run.rows[key].tokens
+            job = Job(key, ids, Condition("", None, acts))
+            assert tokens == plain_tokens(plain, job, SMALL["max_tokens"]), (condition.name, ids)
+            logits = np.array(plain_logits(plain, [*ids, *tokens], (), 0)).astype(np.float64)
+            steps = logits[len(ids) - 1 : -1]
+            chances = np.exp(steps) / np.exp(steps).sum(axis=-1, keepdims=True)
+            loss = -np.log(chances[range(len(tokens)), tokens]).mean()
+            found = run.scores[key].perplexity
+            assert found == pytest.approx(np.exp(loss), rel=2e-3), condition.name
+    assert opened == {True, False}
+
+
+def test_a_score_at_the_threshold_gives_the_steered_row(
+    tmp_path: Path, model: Path, behavior: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Scores are rounded to six digits, so that they can be zero.
+    monkeypatch.setattr(rows, "gate_scores", lambda model, gate, prompts: [0.0] * len(prompts))
+    carry_out(_config(model, behavior, gate={}), tmp_path / "run", compare=False)
+    conditions = load_run(tmp_path / "run").conditions
+    steered = {(c.layer, c.strength): c.rows for c in conditions if c.kind == "steering"}
+    gated_ = {(c.layer, c.strength): c.rows for c in conditions if c.kind == "gated"}
+    assert gated_ == steered
+
+
+def test_a_conditions_system_prompt_follows_the_prompts_own(model: Path) -> None:
+    loaded = load_model(str(model))
+    item = PromptItem("1", "What is it?", "target", "test", system="You know the sea.")
+    for condition, system in (("Be brief.", "You know the sea.\n\nBe brief."), (None, item.system)):
+        wanted = loaded.chat.prompt_ids(item.prompt, system)
+        assert list(rows.prompt_ids(loaded, item, condition)) == wanted
 
 
 # --- interruptions -------------------------------------------------------------------------------

@@ -196,6 +196,14 @@ def test_borderline_prompts_are_no_false_positives_of_a_cell(folder):
     assert found.incoherent.n == 12
 
 
+def test_incoherent_rows_of_a_cell_stay_in_n_and_are_not_shown(folder):
+    run = load_run(folder)
+    found = cell_of(run, judged(run), "layer 8, strength 2.0", "test")
+    assert (found.incoherent.count, found.incoherent.n) == (11, 12)
+    assert (found.target.count, found.target.n) == (1, 4)
+    assert (found.false_positive.count, found.false_positive.n) == (0, 4)
+
+
 def test_the_two_halves_are_kept_apart(folder):
     run = load_run(folder)
     scored = judged(run)

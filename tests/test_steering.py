@@ -421,6 +421,29 @@ def test_a_gate_decided_while_generating_gives_each_prompt_its_gated_completion(
             assert tuple(tokens) == completion.tokens, (job.key, completion.steered)
 
 
+@pytest.mark.parametrize("given", [True, False], ids=["from the prompt", "while generating"])
+def test_a_gate_opens_at_the_threshold_itself(given: bool) -> None:
+    network = tiny_network("llama")
+    # One value of the hidden state: a score without rounding, so that it can be met exactly.
+    direction = np.zeros(HIDDEN, np.float32)
+    direction[5] = 1.0
+    read: list[mx.array] = []
+
+    def last_logits() -> mx.array:
+        cache = make_prompt_cache(network)
+        network(mx.array(IDS[:-1])[None], cache=cache)
+        return network(mx.array(IDS[-1:])[None], cache=cache)[0, -1]
+
+    with steerable(network, [1]) as (site,):
+        site.record = read.append
+        base = network(mx.array(IDS)[None])[0, -1] if given else last_logits()
+    act, value = Intervention(2, A, 1.0, scope="generated"), float(read[-1][0, -1, 5].item())
+    for threshold, opened in ((value, True), (np.nextafter(np.float32(value), np.inf), False)):
+        gate, prompt = Gate(1, direction, float(threshold)), IDS if given else None
+        with steered(network, [act], gate=gate, prompt=prompt):
+            assert mx.allclose(last_logits(), base, atol=1e-3).item() != opened
+
+
 @pytest.mark.parametrize(("layer", "scope"), [(3, "generated"), (0, "all"), (0, "prompt")])
 def test_a_gate_that_cannot_be_decided_while_generating_asks_for_the_prompt(
     layer: int, scope: Scope
@@ -672,6 +695,11 @@ def test_a_float32_vector_leaves_a_half_precision_stream_as_it_is(family: str, d
         assert network(mx.array(IDS)[None], cache=caches).dtype == final
 
 
+def test_a_plan_has_the_dtype_of_the_stream_it_is_made_for() -> None:
+    # On the plan it costs one rounding, in the block it would cost one a step.
+    assert plan_of([Intervention(1, A, 0.7)], HIDDEN, mx.bfloat16).shift.dtype == mx.bfloat16
+
+
 def test_a_bfloat16_vector_is_added_at_the_streams_precision() -> None:
     network = tiny_network("llama", dtype="bfloat16")
     base = outputs(network)[2]
@@ -737,6 +765,7 @@ def test_a_plan_follows_its_row_through_merge_extend_filter_and_extract() -> Non
     batch.filter(mx.array([2, 0]))
     wanted = np.concatenate([shift(three.plan), shift(one.plan)])
     assert np.array_equal(shift(batch.plan), wanted)
+    assert np.array_equal(shift(batch.extract(1).plan), shift(one.plan))
     batch.filter([1])
     row = batch.extract(0)
     assert np.array_equal(shift(row.plan), shift(one.plan))

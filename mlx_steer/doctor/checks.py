@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,9 +75,19 @@ def machine_checks() -> Iterator[Check]:
     exact = a.astype(np.float64) @ b.astype(np.float64)
     error = _relative(np.array(mx.array(a) @ mx.array(b)), exact)
     fine = error <= _FLOAT32_ERROR
-    detail = "" if fine else "float32 products are rounded; start with MLX_ENABLE_TF32=0"
+    detail = "" if fine else _why_rounded()
     yield Check(
         "float32 precision", "machine", "pass" if fine else "fail", error, _FLOAT32_ERROR, detail
+    )
+
+
+def _why_rounded() -> str:
+    setting = os.environ.get("MLX_ENABLE_TF32")
+    if setting != "0":
+        return f"float32 products are rounded, for MLX_ENABLE_TF32 is {setting!r}; set it to 0"
+    return (
+        "float32 products are rounded, for MLX multiplied before mlx_steer was imported; import "
+        "mlx_steer first, or start with MLX_ENABLE_TF32=0"
     )
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,34 @@ def folders(tmp_path: Path) -> dict[str, Path]:
     for name, (arrays, behavior) in made.items():
         vectors(arrays, behavior).save(tmp_path / name)
     return {name: tmp_path / name for name in made}
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_compare_gives_cosine_and_norm_ratio_of_a_to_b_as_a_table_and_as_json(
+    run: Run, folders: dict[str, Path]
+) -> None:
+    asked = run("vectors", "compare", folders["a"], folders["b"], "--json")
+    assert asked.code == 0
+    rows = json.loads(asked.out)
+    assert [row["layer"] for row in rows] == [3, 5]
+    for name, wanted in {
+        "cosine": [0.6, -1.0],
+        "norm_a": [1.0, 2.0],
+        "norm_b": [5.0, 1.0],
+        "norm_ratio": [0.2, 2.0],
+    }.items():
+        assert [row[name] for row in rows] == pytest.approx(wanted), name
+    table = run("vectors", "compare", folders["a"], folders["b"])
+    assert table.code == 0
+    lines = [[cell.strip() for cell in re.split("[│┃]", line)] for line in table.out.splitlines()]
+    assert ["layer", "cosine", "norm A", "norm B", "A / B"] in [cells[1:-1] for cells in lines]
+    found = [cells[1:-1] for cells in lines if cells[1:2] in (["3"], ["5"])]
+    assert found == [
+        ["3", "0.600000", "1.0000", "5.0000", "0.2000"],
+        ["5", "-1.000000", "2.0000", "1.0000", "2.0000"],
+    ]
 
 
 # --- cosine ---------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 from mlx_steer.conditions import Condition, Gate, GateJoin, Intervention
 from mlx_steer.generate import Job, Sampling, complete
 from mlx_steer.model import Model
-from mlx_steer.steering import steerable
+from mlx_steer.steering import gate_score, steerable
 from tests.tiny import plain_tokens, random_ids, random_vector, tiny_model
 
 TOKENS = 3
@@ -124,6 +124,18 @@ def test_a_condition_without_gates_is_always_steered_and_has_no_scores() -> None
     model = tiny_model()
     (done,) = complete(model, [Job("", PROMPTS[0], Condition("", None, (ACT,)))], SAMPLING)
     assert done.steered and done.gates == ()
+
+
+def test_a_score_at_the_threshold_opens_the_gate() -> None:
+    model = tiny_model()
+    scores = [gate_score(model.network, Gate(4, DIRECTION, 0.0), ids) for ids in PROMPTS]
+    jobs = [
+        Job(str(i), ids, Condition("", None, (ACT,), (Gate(4, DIRECTION, score),)))
+        for i, (ids, score) in enumerate(zip(PROMPTS, scores, strict=True))
+    ]
+    for ids, done in zip(PROMPTS, complete(model, jobs, SAMPLING), strict=True):
+        assert (done.gates, done.steered) == ((0.0,), True)
+        assert done.tokens == expected(model, ids, True)
 
 
 def test_a_score_at_the_threshold_is_decided_alike_at_every_batch_size() -> None:

@@ -75,6 +75,21 @@ def test_a_shared_beginning_is_run_once_for_all_waves(positions: Counter[int]) -
     assert positions == {k: runs[k] * prefill + rows for k in range(LAYERS)}
 
 
+def test_prompts_of_every_system_prompt_share_a_beginning_of_their_own(
+    positions: Counter[int],
+) -> None:
+    model, jobs, heads = tiny_model(), [], {"brief": HEAD, "long": HEAD + 8}
+    for number, block in enumerate(model.network.layers):
+        block.number = number
+    for seed, (system, head) in enumerate(heads.items()):
+        opening, condition = random_ids(50 + seed, head), Condition(system, system)
+        rests = [random_ids(i, LENGTH - head + 1)[1:] for i in (1, 2, 3)]
+        jobs += [Job(f"{system} {i}", opening + r, condition) for i, r in enumerate(rests)]
+    complete(model, jobs, ONE_TOKEN)
+    once = sum(head + 3 * (LENGTH - 1 - head) for head in heads.values())
+    assert positions == {k: once + len(jobs) for k in range(LAYERS)}
+
+
 def test_a_prompt_whose_conditions_come_in_several_waves_is_prefilled_once(
     positions: Counter[int],
 ) -> None:
