@@ -81,24 +81,26 @@ class Counter:
         self._made: set[tuple[str, str, str]] = set()
         self._lengths: dict[tuple[str, str | None], int] = {}
 
-    def stages(self) -> list[Stage]:
-        """All stages of `run`, in order."""
-        sweep, compare, controls = self.sweep(), self.compare(), self.controls()
+    def stages(self, *, sweep: bool = True, compare: bool = True) -> list[Stage]:
+        """The stages of a run, in order; a run may leave the sweep or the comparison out."""
         found = [self._extract()] if self.config.extract.vectors is None else []
         if self.config.gate is not None:
             found.append(self._gate())
-        found.append(self._rows("sweep", sweep, self.items("select", "target", "other")))
-        borderline = ("borderline",) if self.config.compare.borderline else ()
-        items = self.items("test", "target", "other", *borderline)
-        found.append(self._rows("compare", compare, items))
-        if controls:
-            found.append(self._rows("controls", controls, self.items("test", "target", "other")))
+        if sweep:
+            found.append(self._rows("sweep", self.sweep(), self.items("select", "target", "other")))
+        if compare:
+            conditions, controls = self.compare(), self.controls()
+            borderline = ("borderline",) if self.config.compare.borderline else ()
+            items = self.items("test", "target", "other", *borderline)
+            found.append(self._rows("compare", conditions, items))
+            items = self.items("test", "target", "other")
+            found += [self._rows("controls", controls, items)] if controls else []
         return [*found, self._score([s for s in found if s.decoded])]
 
     def sweep(self) -> list[Condition]:
         """The conditions of the sweep."""
         config = self.config.sweep
-        layers = [self.layer(i) for i in config.layers or self.vectors]
+        layers = [self._steered(i) for i in config.layers or self.vectors]
         prompts = [self._prompt(name) for name in config.system_prompts]
         made = design.sweep(self.vectors, layers, config.strengths, prompts)
         if self.config.gate is not None:
@@ -198,9 +200,19 @@ class Counter:
     def _compared_layer(self) -> int:
         own = self.config.compare.layer
         if own is not None:
-            return self.layer(own)
+            return self._steered(own)
         # The lowest is the most work: more layers lie above it.
-        return min(self.layer(i) for i in self.config.sweep.layers or self.vectors)
+        return min(self._steered(i) for i in self.config.sweep.layers or self.vectors)
+
+    def _steered(self, index: int) -> int:
+        """A layer that has a vector, counted from 0."""
+        layer = self.layer(index)
+        if layer not in self.vectors:
+            raise ConfigError(
+                f"layer {layer} is to be steered but has no vector; there are vectors for layers "
+                f"{', '.join(map(str, self.vectors))}"
+            )
+        return layer
 
     def _chosen_strength(self) -> float:
         """A strength the sweep may choose, one that the comparison does not have if there is."""
