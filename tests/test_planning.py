@@ -72,6 +72,32 @@ def test_the_plan_counts_the_rows_that_a_run_makes(
     assert planned["sweep"].response_tokens == 8 * len(sweep)
 
 
+def test_a_screened_sweep_is_counted_as_it_runs(tmp_path: Path) -> None:
+    openings = {"shown": ["I cannot", "Decline"], "absent": ["Sure,", "The"]}
+    tiny_folder("llama", tmp_path / "model")
+    small_run.behavior_folder(tmp_path / "behavior", openings=openings)
+    whole = {"extract": {"layers": [1, 3, 4]}, "compare": {"strengths": [0.5, 1.0]}}
+    config = small(tmp_path, **whole, sweep={"screen": 2})
+    told = small_run.carry_out(config, tmp_path / "run")
+    made = {name: total for name, total, _ in told.stages}
+    planned = {s.name: s for s in plan_experiment(config).stages}
+    assert [s for s in planned if s != "extract"] == list(made)
+    # Base and six cells are screened; base, two system prompts and two cells are decoded.
+    assert (planned["screen"].conditions, planned["sweep"].conditions) == (7, 5)
+    for name in ("screen", "sweep", "compare", "controls"):
+        assert planned[name].rows == made[name], name
+    assert planned["screen"].decoded == 0
+    one = planned["screen"].prompt_tokens / 7
+    # Steered at layers 1, 3 and 4 of 6, at two strengths each.
+    assert planned["screen"].read == pytest.approx(one * (1 + 2 * (4 + 2 + 1) / 6), abs=1)
+    unscreened = {s.name: s for s in plan_experiment(small(tmp_path, **whole)).stages}
+    assert planned["sweep"].rows < unscreened["sweep"].rows
+    gated = {s.name: s for s in plan_experiment(small(tmp_path, **whole, sweep={"screen": 2},
+             gate={})).stages}  # fmt: skip
+    # At most: the gated cells that are kept may be others than the steered ones.
+    assert gated["sweep"].rows == planned["sweep"].rows + 2 * 6
+
+
 def test_conditions_are_counted_by_the_functions_that_make_them(folder: Path) -> None:
     found = {s.name: s for s in plan_experiment(small(folder)).stages}
     # Base, two system prompts, two layers at two strengths.

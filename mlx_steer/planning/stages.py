@@ -32,7 +32,7 @@ class Stage:
     """One part of an experiment.
 
     Attributes:
-        name: extract, gate, sweep, compare, controls or score.
+        name: extract, gate, screen, sweep, compare, controls or score.
         conditions: How many; 0 where nothing is steered.
         replayed: The most that first act at the same layer under the same system prompt.
         prompts: How many prompts, or contrast pairs.
@@ -87,7 +87,11 @@ class Counter:
         if self.config.gate is not None:
             found.append(self._gate())
         if sweep:
-            found.append(self._rows("sweep", self.sweep(), self.items("select", "target", "other")))
+            conditions, items = self.sweep(), self.items("select", "target", "other")
+            if self.config.sweep.screen is not None:
+                found.append(self._screen(conditions, items))
+                conditions = self._kept(conditions, self.config.sweep.screen)
+            found.append(self._rows("sweep", conditions, items))
         if compare:
             conditions, controls = self.compare(), self.controls()
             borderline = ("borderline",) if self.config.compare.borderline else ()
@@ -107,6 +111,21 @@ class Counter:
             strengths = self.config.gate.strengths or config.strengths
             made += design.gated_sweep(self.vectors, layers, strengths, self._stand_in_gate())
         return made
+
+    def _kept(self, conditions: Sequence[Condition], keep: int) -> list[Condition]:
+        """A sweep after its screening: of each kind of cell so many, and those that take most.
+
+        Which ones it keeps is not known yet. The lowest layers take most, and so do gated cells
+        that share no row with a steered one.
+        """
+        kept: set[int] = set()
+        effects: set[str] = set()
+        for kind in dict.fromkeys(c.kind for c in conditions if c.interventions):
+            cells = [c for c in conditions if c.interventions and c.kind == kind]
+            cells.sort(key=lambda c: (_effect(c) in effects, c.interventions[0].layer))
+            kept |= {id(c) for c in cells[:keep]}
+            effects |= {_effect(c) for c in cells[:keep]}
+        return [c for c in conditions if not c.interventions or id(c) in kept]
 
     def compare(self) -> list[Condition]:
         """The conditions of the comparison, at most: the sweep may choose a further strength."""
@@ -273,6 +292,26 @@ class Counter:
             decoded=0,
         )
 
+    def _screen(self, conditions: Sequence[Condition], items: Sequence[PromptItem]) -> Stage:
+        """Every cell of a sweep read on every prompt, and base; nothing is decoded."""
+        cells = [c for c in conditions if c.interventions]
+        lowest = Tally(c.interventions[0].layer for c in cells)
+        lengths = [self._prompt_tokens(item, "") for item in items]
+        # A prompt is read once, and above its layer once more for every cell.
+        parts = 1 + sum(self._above(layer) * count for layer, count in lowest.items())
+        return Stage(
+            name="screen",
+            conditions=1 + len(cells),
+            replayed=max(lowest.values(), default=0),
+            prompts=len(items),
+            rows=(1 + len(cells)) * len(items),
+            longest_prompt=max(lengths, default=0),
+            prompt_tokens=(1 + len(cells)) * sum(lengths),
+            response_tokens=0,
+            read=round(parts * sum(lengths)),
+            decoded=0,
+        )
+
     def _rows(
         self, name: str, conditions: Sequence[Condition], items: Sequence[PromptItem]
     ) -> Stage:
@@ -284,7 +323,7 @@ class Counter:
             system = condition.system_prompt or ""
             acting = [i for i in condition.interventions if i.acts]
             # A gated row is the steered one or the base one, and shares it where that is made.
-            effect = digest([i.key() for i in acting])
+            effect = _effect(condition)
             lowest.update([(system, min(i.layer for i in acting))] if acting else [])
             for item in items:
                 if (item.id, system, effect) in self._made:
@@ -336,6 +375,10 @@ class Counter:
         if key not in self._lengths:
             self._lengths[key] = self.model.prompt_tokens(item.prompt, system, item.tools)
         return self._lengths[key]
+
+
+def _effect(condition: Condition) -> str:
+    return digest([i.key() for i in condition.interventions if i.acts])
 
 
 def _stand_in(layer: int, seed: int = 0) -> SteeringVector:
