@@ -46,6 +46,9 @@ class Silent:
     def note(self, text: str) -> None:
         """Nothing."""
 
+    def tell(self, text: str) -> None:
+        """Nothing."""
+
 
 def decode(folder: Path, name: str, layers: str, strengths: str, prompts: int, tokens: int) -> None:
     """Run a whole sweep, unscreened."""

@@ -126,6 +126,7 @@ class Told:
         """Nothing yet."""
         self.stages: list[tuple[str, int, int]] = []
         self.notes: list[str] = []
+        self.told: list[str] = []
         self.made: dict[str, int] = {}
         self.steps = 0
 
@@ -142,6 +143,10 @@ class Told:
     def note(self, text: str) -> None:
         """Keep it."""
         self.notes.append(text)
+
+    def tell(self, text: str) -> None:
+        """Keep it."""
+        self.told.append(text)
 
 
 def left_behind(folder: Path) -> dict[str, object]:

@@ -11,10 +11,10 @@ import pytest
 
 from mlx_steer.config import ExperimentConfig, load_config, parse_config
 from mlx_steer.datasets import load_behavior
-from mlx_steer.errors import ConfigError, ModelError, VectorError
+from mlx_steer.errors import ConfigError, ModelError
 from mlx_steer.memory import choose_batch_size, weight_bytes_of
 from mlx_steer.model import load_model
-from mlx_steer.planning import batch_size_for, duration, facts, plan_experiment, stages
+from mlx_steer.planning import batch_for, duration, facts, plan_experiment, stages
 from mlx_steer.stats import detectable_difference
 from tests import small_run
 from tests.cli.command import runner
@@ -72,6 +72,32 @@ def test_the_plan_counts_the_rows_that_a_run_makes(
     assert planned["sweep"].response_tokens == 8 * len(sweep)
 
 
+def test_a_screened_sweep_is_counted_as_it_runs(tmp_path: Path) -> None:
+    openings = {"shown": ["I cannot", "Decline"], "absent": ["Sure,", "The"]}
+    tiny_folder("llama", tmp_path / "model")
+    small_run.behavior_folder(tmp_path / "behavior", openings=openings)
+    whole = {"extract": {"layers": [1, 3, 4]}, "compare": {"strengths": [0.5, 1.0]}}
+    config = small(tmp_path, **whole, sweep={"screen": 2})
+    told = small_run.carry_out(config, tmp_path / "run")
+    made = {name: total for name, total, _ in told.stages}
+    planned = {s.name: s for s in plan_experiment(config).stages}
+    assert [s for s in planned if s != "extract"] == list(made)
+    # Base and six cells are screened; base, two system prompts and two cells are decoded.
+    assert (planned["screen"].conditions, planned["sweep"].conditions) == (7, 5)
+    for name in ("screen", "sweep", "compare", "controls"):
+        assert planned[name].rows == made[name], name
+    assert planned["screen"].decoded == 0
+    one = planned["screen"].prompt_tokens / 7
+    # Steered at layers 1, 3 and 4 of 6, at two strengths each.
+    assert planned["screen"].read == pytest.approx(one * (1 + 2 * (4 + 2 + 1) / 6), abs=1)
+    unscreened = {s.name: s for s in plan_experiment(small(tmp_path, **whole)).stages}
+    assert planned["sweep"].rows < unscreened["sweep"].rows
+    gated = {s.name: s for s in plan_experiment(small(tmp_path, **whole, sweep={"screen": 2},
+             gate={})).stages}  # fmt: skip
+    # At most: the gated cells that are kept may be others than the steered ones.
+    assert gated["sweep"].rows == planned["sweep"].rows + 2 * 6
+
+
 def test_conditions_are_counted_by_the_functions_that_make_them(folder: Path) -> None:
     found = {s.name: s for s in plan_experiment(small(folder)).stages}
     # Base, two system prompts, two layers at two strengths.
@@ -108,7 +134,7 @@ def test_vectors_of_a_folder_are_taken_as_they_are(folder: Path, tmp_path: Path)
     config = small(folder, extract={"vectors": str(tmp_path / "run" / "vectors")})
     found = [s.name for s in plan_experiment(config).stages]
     assert found == ["sweep", "compare", "controls", "score"]
-    with pytest.raises(VectorError, match="no layer 5"):
+    with pytest.raises(ConfigError, match="layer 5 is to be steered but has no vector"):
         plan_experiment(small(folder, sweep={"layers": [5]}))
 
 
@@ -216,7 +242,7 @@ def test_a_model_at_hand_is_planned_with_its_tokenizer_and_memory(folder: Path) 
     assert found.memory.extraction > found.memory.sizes[0].weights < found.memory.scoring
 
 
-def test_a_batch_that_may_not_fit_is_warned_of(
+def test_a_batch_that_may_not_fit_is_lowered_and_one_that_cannot_is_refused(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = plan_experiment(small(folder))
@@ -225,22 +251,28 @@ def test_a_batch_that_may_not_fit_is_warned_of(
     limit = seven.peak + seven.on_top // 10
     monkeypatch.setattr("mlx_steer.planning.working_set", lambda: limit)
     notes = " ".join(plan_experiment(small(folder)).notes)
-    assert "A batch of 7 rows may need more" in notes
+    assert "A batch of 7 rows may need" in notes and "so 4 are decoded at a time" in notes
+    assert plan_experiment(small(folder)).batch_size == 4
     monkeypatch.setattr("mlx_steer.planning.working_set", lambda: 1000)
     with pytest.raises(ModelError, match=r"needs .* this machine can use"):
-        plan_experiment(small(folder, generation={"batch_size": None}))
+        plan_experiment(small(folder))
 
 
-def test_the_batch_size_of_a_loaded_model_is_the_config_s_or_what_fits(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_takes_the_batch_size_that_its_plan_says(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, behavior = load_model(str(folder / "model")), load_behavior(folder / "behavior")
-    assert batch_size_for(small(folder), behavior, model) == 7
+    assert batch_for(small(folder), behavior, model).rows == 7
     free = small(folder, generation={"batch_size": None})
     planned = {s.name: s for s in plan_experiment(free).stages}
+    seen = set()
     for limit in (5_000_000, 12_000_000, 10**12):
         monkeypatch.setattr("mlx_steer.planning.working_set", lambda limit=limit: limit)
-        assert batch_size_for(free, behavior, model) == choose_batch_size(
+        chosen = batch_for(free, behavior, model)
+        seen.add(chosen.rows)
+        assert chosen.note is None
+        assert chosen.rows == plan_experiment(free).batch_size
+        assert chosen.rows == choose_batch_size(
             model.config,
             weight_bytes_of(folder / "model"),
             4,
@@ -250,7 +282,20 @@ def test_the_batch_size_of_a_loaded_model_is_the_config_s_or_what_fits(
             replayed=3,
             limit=limit,
         )
-    assert batch_size_for(free, behavior, model) == 64
+        wide = small(folder, generation={"batch_size": 512})
+        lowered = batch_for(wide, behavior, model)
+        assert lowered.rows == plan_experiment(wide).batch_size <= 512
+        assert (lowered.note is None) == (lowered.rows == 512)
+    assert len(seen) == 3 and max(seen) == 64
+
+
+def test_a_part_of_an_experiment_takes_what_that_part_needs(folder: Path) -> None:
+    model, behavior = load_model(str(folder / "model")), load_behavior(folder / "behavior")
+    whole, parts = (
+        batch_for(small(folder), behavior, model, sweep=sweep, compare=compare).memory
+        for sweep, compare in ((True, True), (False, False))
+    )
+    assert parts.peak < whole.peak
 
 
 def test_speeds_are_measured_on_the_model_or_assumed_with_the_assumption_stated(

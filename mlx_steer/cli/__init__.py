@@ -63,7 +63,11 @@ def main() -> None:
     except SteerError as error:
         click.echo(f"mlx-steer: {safe(str(error))}", err=True)
         sys.exit(2)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        from mlx_steer.memory import is_memory_full
+
+        if not is_memory_full(error):
+            raise
         click.echo(
             "mlx-steer: the memory is full; finished rows are kept, run the same command again "
             "with a smaller --batch-size",

@@ -31,6 +31,9 @@ class Quiet:
         """One line on standard error."""
         click.echo(f"note: {safe(text)}", err=True)
 
+    def tell(self, text: str) -> None:
+        """Nothing."""
+
 
 class Lines(Quiet):
     """A line when a stage begins, one every few seconds, and one when it ends."""
@@ -48,6 +51,10 @@ class Lines(Quiet):
         self._at_start, self._last = done, self._start
         before = f", {done} done before" if done else ""
         click.echo(f"{name}: {total} rows{before}", err=True)
+
+    def tell(self, text: str) -> None:
+        """One line on standard error."""
+        click.echo(safe(text), err=True)
 
     def advance(self, units: int = 0, tokens: int = 0) -> None:
         """Count, and print now and then."""
@@ -106,6 +113,10 @@ class Bar(Quiet):
         """A line above the bars."""
         self.live.console.print(f"note: {safe(text)}", markup=False)
 
+    def tell(self, text: str) -> None:
+        """A line above the bars."""
+        self.live.console.print(safe(text), markup=False)
+
 
 class Stoppable:
     """Passes everything on; after Ctrl-C it ends the run where no work is lost: between two steps.
@@ -138,6 +149,10 @@ class Stoppable:
     def note(self, text: str) -> None:
         """Pass it on."""
         self._told.note(text)
+
+    def tell(self, text: str) -> None:
+        """Pass it on."""
+        self._told.tell(text)
 
     def ask(self, *_: object) -> None:
         """What Ctrl-C does."""

@@ -18,20 +18,21 @@ from mlx_steer import design
 from mlx_steer.config import ExperimentConfig, JudgeModelConfig
 from mlx_steer.datasets import Behavior, load_behavior
 from mlx_steer.environment import environment
-from mlx_steer.errors import ConfigError, DataError
+from mlx_steer.errors import ConfigError, DataError, GenerationError
+from mlx_steer.experiment.batch import BatchSize
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.stages import Stages
 from mlx_steer.judge import judge_response
 from mlx_steer.judge_model import Answered, Rubric, judge_id, verdicts
+from mlx_steer.memory import is_memory_full
 from mlx_steer.metrics import load_run
 from mlx_steer.model import Model, load_model
 from mlx_steer.model.hub import locate
+from mlx_steer.planning import batch_for
 from mlx_steer.records import behavior_record, prompt_record
 from mlx_steer.run import FORMAT_VERSION, RunDirectory, json_line
 
-__all__ = ["DEFAULT_BATCH", "Progress", "run_experiment"]
-
-DEFAULT_BATCH = 64
+__all__ = ["Progress", "run_experiment"]
 
 # A judge model's verdicts go to disk so many at a time.
 _FLUSH_EVERY = 16
@@ -69,13 +70,24 @@ def run_experiment(
         model = load_model(own.pop("name"), **own)
         if config.judge_model is not None:  # that it is missing must not be found out hours later
             locate(config.judge_model.name, config.judge_model.revision)
+        fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     run.write("config.yaml", config.to_yaml())
-    batch_size = config.generation.batch_size or DEFAULT_BATCH
     _write_inputs(run, behavior)
-    about = _about(model, batch_size)
-    _write_manifest(run, clock, about, finished=False)
-    stages = Stages(config, run, progress, behavior, model, batch_size)
+    about = _about(model)
+
+    def told(note: str) -> None:
+        progress.note(note)
+        run.log(note)
+        about["notes"].append(note)
+
+    progress.tell(str(fitting))
+    run.log(str(fitting))
+    if fitting.note is not None:
+        told(fitting.note)
+    batch = BatchSize(fitting.rows, told)
+    _write_manifest(run, clock, about, batch, finished=False)
+    stages = Stages(config, run, progress, behavior, model, batch)
     with clock.timed("extract"):
         stages.extract()
     choice: dict[str, Any] = {}
@@ -100,9 +112,9 @@ def run_experiment(
         del model, stages
         with clock.timed("judge"):
             judge = judge or _load_alone(own)
-            about["notes"] += _judge(config.judge_model, run, progress, behavior, judge, batch_size)
+            about["notes"] += _judge(config.judge_model, run, progress, behavior, judge, batch)
         about["judge_model"] = judge.info.model_dump(mode="json")
-    _write_manifest(run, clock, about, finished=True)
+    _write_manifest(run, clock, about, batch, finished=True)
     return run.folder
 
 
@@ -118,7 +130,7 @@ def _judge(
     progress: Progress,
     behavior: Behavior,
     judge: Model,
-    batch_size: int,
+    batch: BatchSize,
 ) -> list[str]:
     """A judge model's verdict on every row of the run's conditions; gives notes for the report."""
     rubric, data = Rubric(behavior), load_run(run.folder)
@@ -147,13 +159,17 @@ def _judge(
         done, fresh[:] = fresh[:], []
         run.append("scores.jsonl", done)
 
-    try:
-        for part in verdicts(judge, rubric, todo, config.max_tokens, batch_size):
+    def give(rows: int) -> None:
+        left = [one for one in todo if one.key not in found]
+        for part in verdicts(judge, rubric, left, config.max_tokens, rows):
             found.update(part)
-            fresh += [{"key": key, "judge": name, "judge_model": verdict} for key, verdict in part]
+            fresh.extend({"key": k, "judge": name, "judge_model": verdict} for k, verdict in part)
             if len(fresh) >= _FLUSH_EVERY:
                 flush()
             progress.advance(units=len(part))
+
+    try:
+        batch.retried(give)
     finally:
         flush()
     silent = sum(verdict is None for verdict in found.values())
@@ -182,20 +198,19 @@ def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
     run.write("prompts.jsonl", "".join(json_line(prompt_record(p)) for p in used))
 
 
-def _about(model: Model, batch_size: int) -> dict[str, Any]:
+def _about(model: Model) -> dict[str, Any]:
     """What the manifest says of the model, and how it is run."""
     return {
         "model": model.info.model_dump(mode="json"),
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
         "dtype": str(model.dtype).removeprefix("mlx.core."),
-        "batch_size": batch_size,
         "notes": _notes(model),
     }
 
 
 def _write_manifest(
-    run: RunDirectory, clock: _Clock, about: dict[str, Any], *, finished: bool
+    run: RunDirectory, clock: _Clock, about: dict[str, Any], batch: BatchSize, *, finished: bool
 ) -> None:
     run.write_json(
         "manifest.json",
@@ -205,6 +220,7 @@ def _write_manifest(
             "started": clock.started,
             "finished": clock.now() if finished else None,
             "seconds": clock.seconds,
+            "batch_size": batch.rows,
             **about,
         },
     )
@@ -235,6 +251,20 @@ def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
         judge_response(behavior.judge, item, "I am not sure what to say about that.")
 
 
+@contextmanager
+def _full_memory_told(part: str) -> Iterator[None]:
+    """What the batch size has no part in: loading, extraction, gates and scores."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_memory_full(error):
+            raise
+        raise GenerationError(
+            f"memory is full (at {part}); finished rows are kept: close other programs, or use "
+            "4-bit weights (--quantize 4) or a smaller model, and run the same command again"
+        ) from error
+
+
 class _Clock:
     def __init__(self, run: RunDirectory) -> None:
         self.started = self.now()
@@ -249,6 +279,7 @@ class _Clock:
     def timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
         self._run.log(f"{name} begins")
-        yield
+        with _full_memory_told(name):
+            yield
         self.seconds[name] = round(time.perf_counter() - start, 1)
         self._run.log(f"{name} took {self.seconds[name]} s")

@@ -16,3 +16,6 @@ class Progress(Protocol):
 
     def note(self, text: str) -> None:
         """Something a person should know."""
+
+    def tell(self, text: str) -> None:
+        """Something good to know, which is no matter for concern."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import GenerationConfig
 from mlx_steer.datasets import Behavior, PromptItem
 from mlx_steer.errors import ConfigError, GenerationError
+from mlx_steer.experiment.batch import BatchSize
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.gates import gate_scores
 from mlx_steer.generate import Job, Sampling, completions
@@ -40,7 +41,7 @@ class Rows:
         model: The model.
         vectors: Give the mean hidden-state norms that relative doses refer to.
         generation: How responses are generated.
-        batch_size: Rows decoded at a time.
+        batch: Rows decoded at a time.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Rows:
         model: Model,
         vectors: SteeringVectorSet,
         generation: GenerationConfig,
-        batch_size: int,
+        batch: BatchSize,
     ) -> None:
         """See the class."""
         self._run = run
@@ -60,7 +61,7 @@ class Rows:
         self._model = model
         self._vectors = vectors
         self._sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
-        self._batch_size = batch_size
+        self._batch = batch
         self._records: dict[str, dict[str, Any]] = {}
         self._effect_of: dict[str, dict[str, object]] = {}
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
@@ -94,6 +95,21 @@ class Rows:
         held = {row["key"] for row in self._run.read("rows.jsonl")}
         todo = [job for key, (job, _) in jobs.items() if key not in held]
         self._progress.stage(stage, len(jobs), len(jobs) - len(todo))
+        done: set[str] = set()
+
+        def generate(rows: int) -> None:
+            self._generate([job for job in todo if job.key not in done], jobs, done, rows)
+
+        self._batch.retried(generate)
+
+    def _generate(
+        self,
+        todo: Sequence[Job],
+        jobs: Mapping[str, tuple[Job, PromptItem]],
+        done: set[str],
+        rows: int,
+    ) -> None:
+        """Generate rows, so many at a time; whatever ends it, those in `done` are on disk."""
         finished: list[dict[str, Any]] = []
         steps = 0
 
@@ -106,12 +122,13 @@ class Rows:
 
         def flush() -> None:
             # Taken first: Ctrl-C after the write must not have the same rows written again.
-            done, finished[:] = finished[:], []
-            self._run.append("rows.jsonl", done)
+            taken, finished[:] = finished[:], []
+            self._run.append("rows.jsonl", taken)
 
         try:
-            for done in completions(self._model, todo, self._sampling, self._batch_size, on_tokens):
-                finished.append(row_record(done, *jobs[done.key]))
+            for one in completions(self._model, todo, self._sampling, rows, on_tokens):
+                finished.append(row_record(one, *jobs[one.key]))
+                done.add(one.key)
                 self._progress.advance(units=1)
         finally:
             flush()
@@ -131,20 +148,25 @@ class Rows:
         """
         self._progress.stage("screen", len(conditions) * len(items), 0)
         found: dict[str, dict[str, float]] = {c.name: {} for c in conditions}
-        # All conditions of a prompt together, so that it is prefilled once; some prompts at a time,
-        # so that there is progress to be seen.
-        step = max(1, _SCREENED_AT_ONCE * self._batch_size // len(conditions))
-        for i in range(0, len(items), step):
-            jobs: dict[str, tuple[Job, str, str]] = {}
-            for item in items[i : i + step]:
-                for c in conditions:
-                    ids, key = prompt_ids(self._model, item, c.system_prompt), str(len(jobs))
-                    jobs[key] = (Job(key, ids, c), c.name, item.id)
-            asked = [job for job, _, _ in jobs.values()]
-            for key, value in screen(self._model, asked, shown, self._batch_size).items():
-                _, name, prompt_id = jobs[key]
-                found[name][prompt_id] = value
-            self._progress.advance(units=len(jobs))
+
+        def read(rows: int) -> None:
+            left = [item for item in items if item.id not in found[conditions[0].name]]
+            # All conditions of a prompt together, so that it is prefilled once; some prompts at a
+            # time, so that there is progress to be seen.
+            step = max(1, _SCREENED_AT_ONCE * rows // len(conditions))
+            for i in range(0, len(left), step):
+                jobs: dict[str, tuple[Job, str, str]] = {}
+                for item in left[i : i + step]:
+                    for c in conditions:
+                        ids, key = prompt_ids(self._model, item, c.system_prompt), str(len(jobs))
+                        jobs[key] = (Job(key, ids, c), c.name, item.id)
+                asked = [job for job, _, _ in jobs.values()]
+                for key, value in screen(self._model, asked, shown, rows).items():
+                    _, name, prompt_id = jobs[key]
+                    found[name][prompt_id] = value
+                self._progress.advance(units=len(jobs))
+
+        self._batch.retried(read)
         return found
 
     def score(self) -> None:

@@ -14,6 +14,7 @@ from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig
 from mlx_steer.datasets import Behavior, PromptItem
 from mlx_steer.errors import ConfigError, VectorError
+from mlx_steer.experiment.batch import BatchSize
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.rows import Rows, prompt_ids
 from mlx_steer.extraction import pair_states
@@ -39,7 +40,7 @@ class Stages:
         progress: Told what is going on.
         behavior: What is steered.
         model: What it is steered in.
-        batch_size: Rows decoded at a time.
+        batch: Rows decoded at a time.
     """
 
     rows: Rows
@@ -52,7 +53,7 @@ class Stages:
         progress: Progress,
         behavior: Behavior,
         model: Model,
-        batch_size: int,
+        batch: BatchSize,
     ) -> None:
         """See the class."""
         self.config = config
@@ -60,7 +61,7 @@ class Stages:
         self.progress = progress
         self.behavior = behavior
         self.model = model
-        self.batch_size = batch_size
+        self.batch = batch
         self._gates: dict[str | None, GateFit] = {}
 
     def extract(self) -> None:
@@ -86,7 +87,7 @@ class Stages:
             self.model,
             self.vectors,
             self.config.generation,
-            self.batch_size,
+            self.batch,
         )
 
     def sweep(self) -> dict[str, Any]:

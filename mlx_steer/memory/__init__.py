@@ -9,6 +9,7 @@ from mlx_steer.memory.footprint import (
     extraction_bytes,
     scoring_bytes,
 )
+from mlx_steer.memory.full import is_memory_full
 from mlx_steer.memory.machine import has_metal, working_set
 from mlx_steer.memory.shape import Shape
 from mlx_steer.memory.weights import check_fits, read_config, stream_bytes_of, weight_bytes_of
@@ -23,6 +24,7 @@ __all__ = [
     "estimate",
     "extraction_bytes",
     "has_metal",
+    "is_memory_full",
     "read_config",
     "scoring_bytes",
     "stream_bytes_of",

@@ -57,9 +57,14 @@ class MemoryEstimate:
         """What comes on top of the weights at the peak."""
         return self.peak - self.weights
 
+    @property
+    def most(self) -> int:
+        """The peak where the estimate is short."""
+        return int(self.weights + (1 + UNCERTAINTY) * self.on_top)
+
     def fits(self, limit: int) -> bool:
         """Whether it fits into so many bytes even where the estimate is short."""
-        return self.weights + (1 + UNCERTAINTY) * self.on_top <= limit
+        return self.most <= limit
 
 
 def estimate(
@@ -247,7 +252,7 @@ def choose_batch_size(
         )
         if found.fits(usable):
             return rows
-    raise too_large(name, int(found.weights + (1 + UNCERTAINTY) * found.on_top), usable)
+    raise too_large(name, found.most, usable)
 
 
 def _bytes_per_score(dtype_bytes: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlx_steer.errors import ModelError
@@ -27,11 +28,27 @@ def working_set() -> int:
     return int(0.8 * (_available() + mx.get_active_memory()))
 
 
-def too_large(name: str, needed: int, limit: int) -> ModelError:
-    """The error for a model that needs more bytes than can be used."""
+def too_large(
+    name: str, needed: int, limit: int, less: Mapping[str, int] | None = None
+) -> ModelError:
+    """The error for a model that needs more bytes than can be used.
+
+    Args:
+        name: What the model is called.
+        needed: Bytes that it needs.
+        limit: Bytes that can be used.
+        less: Bytes of its weights by the option that makes them so; None if they are unknown.
+    """
+    fitting = [f"{how} makes {size / 1e9:.1f} GB" for how, size in (less or {}).items()
+               if size <= limit]  # fmt: skip
+    if less is None:
+        cure = "use 4-bit weights (--quantize 4) or a smaller model"
+    elif fitting:
+        cure = f"use fewer bits ({', '.join(fitting)}) or a smaller model"
+    else:
+        cure = "use a smaller model"
     return ModelError(
-        f"{name} needs {needed / 1e9:.1f} GB, this machine can use {limit / 1e9:.1f} GB; use 4-bit "
-        "weights (--quantize 4) or a smaller model"
+        f"{name} needs {needed / 1e9:.1f} GB, this machine can use {limit / 1e9:.1f} GB; {cure}"
     )
 
 

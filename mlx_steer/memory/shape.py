@@ -82,7 +82,6 @@ class Shape:
         experts = text.get("num_local_experts") or text.get("num_experts") or 1
         inner = number(*(("moe_intermediate_size",) if experts > 1 else ()), "intermediate_size")
         at_once = text.get("num_experts_per_tok") or 1 if experts > 1 else 1
-        tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
         return Shape(
             layers=number("num_hidden_layers"),
             hidden=hidden,
@@ -93,7 +92,7 @@ class Shape:
             vocabulary=number("vocab_size"),
             experts=experts,
             expert_inner=inner,
-            tied=tied is not False,  # mlx-lm's default, too
+            tied=is_tied(config),
             soft_capped=bool(text.get("attn_logit_softcapping")),
         )
 
@@ -138,3 +137,10 @@ class Shape:
                 shape = (self.experts * self.expert_inner, self.hidden)
                 yield f"layers.{layer}.{name}.weight", dtype, shape
             yield f"layers.{layer}.norms", dtype, (2 * self.hidden,)
+
+
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says, or leaves open, that embedding and output matrix are one."""
+    text: Mapping[str, Any] = config.get("text_config") or config
+    # Where nothing is said mlx-lm ties them, too.
+    return text.get("tie_word_embeddings", config.get("tie_word_embeddings")) is not False

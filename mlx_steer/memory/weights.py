@@ -11,7 +11,7 @@ from typing import Any
 
 from mlx_steer.errors import ModelError
 from mlx_steer.memory.machine import too_large, working_set
-from mlx_steer.memory.shape import Shape, Tensor
+from mlx_steer.memory.shape import Shape, Tensor, is_tied
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4}
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -27,6 +27,7 @@ def check_fits(
     folder: Path,
     *,
     dtype: str | None = None,
+    quantize: int | None = None,
     dequantize: bool = False,
     limit: int | None = None,
 ) -> None:
@@ -36,6 +37,7 @@ def check_fits(
         name: What the model is called in the error.
         folder: See `weight_bytes_of`, for the other arguments too.
         dtype: The dtype that weights are cast to, or None.
+        quantize: Bits that original weights are converted to.
         dequantize: Whether quantised weights are expanded after loading.
         limit: Bytes that may be used; `working_set()` by default.
 
@@ -43,9 +45,22 @@ def check_fits(
         ModelError: If it does not fit.
     """
     usable = working_set() if limit is None else limit
-    needed = weight_bytes_of(folder, dtype=dtype, dequantize=dequantize)
-    if needed > usable:
-        raise too_large(name, needed, usable)
+    try:
+        needed = weight_bytes_of(folder, dtype=dtype, quantize=quantize, dequantize=dequantize)
+    except ModelError:
+        return  # damaged: whoever loads it will say what is wrong
+    if needed <= usable:
+        return
+    packed = "quantization" in (config := read_config(folder)) or "quantization_config" in config
+    # What the same model takes in fewer bits, where that is not what was asked for already.
+    less = {
+        f"--quantize {bits}": weight_bytes_of(folder, quantize=bits)
+        for bits in (8, 4)
+        if not packed and bits < (quantize or 16)
+    }
+    if packed and dequantize:
+        less["without --dequantize"] = weight_bytes_of(folder, dtype=dtype)
+    raise too_large(name, needed, usable, less)
 
 
 def weight_bytes_of(
@@ -67,13 +82,13 @@ def weight_bytes_of(
         ModelError: If a file is damaged or the config lacks a value that is needed.
     """
     config = read_config(source) if isinstance(source, Path) else source
-    shape = Shape.of(config)
     stored = config.get("quantization") or config.get("quantization_config") or {}
     per_scale = _GROUP
     if isinstance(source, Path):
-        tensors = list(stored_tensors(source, shape.tied))
+        # Not by its `Shape`: of a model that says less of itself than that needs, files tell.
+        tensors = list(stored_tensors(source, is_tied(config)))
     else:
-        tensors = list(shape.tensors(_stored_dtype(config)))
+        tensors = list(Shape.of(config).tensors(_stored_dtype(config)))
         if not dequantize and "bits" in stored:
             quantize, per_scale = stored["bits"], _group_size(stored, "")
     wanted = _NAMES.get(str(dtype))

@@ -11,6 +11,7 @@ import mlx.nn as nn
 
 from mlx_steer.conditions import digest
 from mlx_steer.errors import ModelError
+from mlx_steer.memory import check_fits
 from mlx_steer.model.chat import ChatFormat
 from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
@@ -122,11 +123,13 @@ def load_model(
         thinking: Let templates that can think (Qwen3) do so.
 
     Raises:
-        ModelError: If the model cannot be found, loaded or steered.
+        ModelError: If the model cannot be found, loaded or steered, or does not fit into memory.
     """
     from mlx_lm.utils import dequantize_model, load_adapters
 
     location = locate(name, revision)
+    wanted = location.dtype if dtype == "auto" else dtype
+    check_fits(location.id, location.folder, dtype=wanted, quantize=quantize, dequantize=dequantize)
     if quantize is not None:
         location = quantized(location, quantize)
     network, tokenizer, config = _load(location)
@@ -142,7 +145,6 @@ def load_model(
         network.eval()
     if dequantize:
         network = dequantize_model(network)
-    wanted = location.dtype if dtype == "auto" else dtype
     if wanted is not None:
         network.set_dtype(getattr(mx, wanted))
     mx.eval([value for _, value in _leaves(network)])

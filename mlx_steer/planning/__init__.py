@@ -14,12 +14,11 @@ from mlx_steer.errors import ConfigError
 from mlx_steer.memory import (
     BATCH_SIZES,
     MemoryEstimate,
-    choose_batch_size,
-    estimate,
     extraction_bytes,
     scoring_bytes,
     working_set,
 )
+from mlx_steer.planning.batch import BatchChoice, batch_memory, choose_batch, largest
 from mlx_steer.planning.duration import Rates, assumed_rates, measured_rates
 from mlx_steer.planning.facts import ModelFacts, find_model
 from mlx_steer.planning.stages import Counter, Stage
@@ -31,12 +30,13 @@ if TYPE_CHECKING:
     from mlx_steer.model import Model
 
 __all__ = [
+    "BatchChoice",
     "ExperimentPlan",
     "MemoryPlan",
     "Power",
     "Rates",
     "Stage",
-    "batch_size_for",
+    "batch_for",
     "plan_experiment",
 ]
 
@@ -95,7 +95,7 @@ class ExperimentPlan:
         stages: See `Stage`.
         comparisons: Conditions of the comparison that are tested against base.
         power: See `Power`.
-        batch_size: Chosen, or the config's; None if the model's sizes are unknown.
+        batch_size: The config's if it fits, or what does; if sizes are unknown, the config's.
         memory: None if the model's sizes are unknown.
         rates: None if the model's sizes are unknown.
         seconds: By stage, at most; empty if the model's sizes are unknown.
@@ -147,9 +147,11 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
     batch_size, rates = config.generation.batch_size, None
     notes = [*facts.notes]
     if memory is not None:
-        batch_size = batch_size or _batch_size(config, facts, stages, memory.working_set)
+        choice = choose_batch(config, facts, stages, memory.working_set)
+        batch_size = choice.rows
         rates = _rates(config, facts, stages, batch_size, measure)
-        notes += _warnings(batch_size, memory)
+        notes += [choice.note] if choice.note else []
+        notes += _warnings(memory)
     return ExperimentPlan(
         name=config.name,
         model=config.model.name,
@@ -165,14 +167,26 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
     )
 
 
-def batch_size_for(config: ExperimentConfig, behavior: Behavior, model: Model) -> int:
-    """The config's batch size, or the largest that fits this machine, for a model that is loaded.
+def batch_for(
+    config: ExperimentConfig,
+    behavior: Behavior,
+    model: Model,
+    *,
+    sweep: bool = True,
+    compare: bool = True,
+) -> BatchChoice:
+    """How many rows of an experiment are decoded at a time, for a model that is loaded.
+
+    Args:
+        config: The experiment.
+        behavior: What is steered.
+        model: The model.
+        sweep: Whether the run has a sweep.
+        compare: Whether it has a comparison.
 
     Raises:
         ModelError: If not even one row fits into memory.
     """
-    if config.generation.batch_size is not None:
-        return config.generation.batch_size
     from mlx.utils import tree_flatten
 
     leaves: list[tuple[str, mx.array]] = tree_flatten(model.network.parameters())  # type: ignore
@@ -184,8 +198,8 @@ def batch_size_for(config: ExperimentConfig, behavior: Behavior, model: Model) -
         downloaded=True,
         chat=model.chat,
     )
-    stages = tuple(Counter(config, behavior, facts).stages())
-    return _batch_size(config, facts, stages, working_set())
+    stages = tuple(Counter(config, behavior, facts).stages(sweep=sweep, compare=compare))
+    return choose_batch(config, facts, stages, working_set())
 
 
 def _memory(
@@ -193,7 +207,7 @@ def _memory(
 ) -> MemoryPlan | None:
     if facts.config is None or facts.weights is None or facts.dtype_bytes is None:
         return None
-    longest, conditions, replayed = _largest(stages)
+    longest, conditions, _ = largest(stages)
     given = (facts.config, facts.weights, facts.dtype_bytes)
     tokens = config.generation.max_tokens
     sizes = {*BATCH_SIZES, config.generation.batch_size or 1}
@@ -204,38 +218,9 @@ def _memory(
         extraction = extraction_bytes(*given[::2], stages[0].prompts, pair, top)
     return MemoryPlan(
         working_set=working_set(),
-        sizes=tuple(
-            estimate(*given, rows, longest, tokens, conditions=conditions, replayed=replayed)
-            for rows in sorted(sizes)
-        ),
+        sizes=tuple(batch_memory(config, facts, stages, rows) for rows in sorted(sizes)),
         extraction=facts.weights + extraction,
         scoring=facts.weights + scoring_bytes(*given[::2], longest, tokens, conditions),
-    )
-
-
-def _largest(stages: tuple[Stage, ...]) -> tuple[int, int, int]:
-    """Tokens of the longest prompt, the most conditions of a stage, and the most at one layer."""
-    made = [s for s in stages if s.decoded]
-    sizes = ((s.longest_prompt, s.conditions, s.replayed) for s in made)
-    longest, conditions, replayed = map(max, zip(*sizes, strict=True))
-    return longest, conditions, replayed
-
-
-def _batch_size(
-    config: ExperimentConfig, facts: ModelFacts, stages: tuple[Stage, ...], limit: int
-) -> int:
-    longest, conditions, replayed = _largest(stages)
-    assert facts.config is not None and facts.weights is not None and facts.dtype_bytes is not None
-    return choose_batch_size(
-        facts.config,
-        facts.weights,
-        facts.dtype_bytes,
-        longest,
-        config.generation.max_tokens,
-        conditions=conditions,
-        replayed=replayed,
-        limit=limit,
-        name=config.model.name,
     )
 
 
@@ -263,14 +248,8 @@ def _seconds(stage: Stage, rates: Rates) -> float:
     return round(stage.read / rates.read + stage.decoded / rates.decode, 1)
 
 
-def _warnings(batch_size: int, memory: MemoryPlan) -> list[str]:
-    chosen = next((e for e in memory.sizes if e.rows == batch_size), None)
+def _warnings(memory: MemoryPlan) -> list[str]:
     limit, notes = memory.working_set, []
-    if chosen is not None and not chosen.fits(limit):
-        notes.append(
-            f"A batch of {batch_size} rows may need more than the {limit / 1e9:.1f} GB that this "
-            "machine can use; lower generation.batch_size or leave it out."
-        )
     for name, peak in (("Extraction", memory.extraction), ("Scoring", memory.scoring)):
         if peak > limit:
             notes.append(

@@ -32,7 +32,7 @@ class Stage:
     """One part of an experiment.
 
     Attributes:
-        name: extract, gate, sweep, compare, controls or score.
+        name: extract, gate, screen, sweep, compare, controls or score.
         conditions: How many; 0 where nothing is steered.
         replayed: The most that first act at the same layer under the same system prompt.
         prompts: How many prompts, or contrast pairs.
@@ -81,30 +81,51 @@ class Counter:
         self._made: set[tuple[str, str, str]] = set()
         self._lengths: dict[tuple[str, str | None], int] = {}
 
-    def stages(self) -> list[Stage]:
-        """All stages of `run`, in order."""
-        sweep, compare, controls = self.sweep(), self.compare(), self.controls()
+    def stages(self, *, sweep: bool = True, compare: bool = True) -> list[Stage]:
+        """The stages of a run, in order; a run may leave the sweep or the comparison out."""
         found = [self._extract()] if self.config.extract.vectors is None else []
         if self.config.gate is not None:
             found.append(self._gate())
-        found.append(self._rows("sweep", sweep, self.items("select", "target", "other")))
-        borderline = ("borderline",) if self.config.compare.borderline else ()
-        items = self.items("test", "target", "other", *borderline)
-        found.append(self._rows("compare", compare, items))
-        if controls:
-            found.append(self._rows("controls", controls, self.items("test", "target", "other")))
+        if sweep:
+            conditions, items = self.sweep(), self.items("select", "target", "other")
+            if self.config.sweep.screen is not None:
+                found.append(self._screen(conditions, items))
+                conditions = self._kept(conditions, self.config.sweep.screen)
+            found.append(self._rows("sweep", conditions, items))
+        if compare:
+            conditions, controls = self.compare(), self.controls()
+            borderline = ("borderline",) if self.config.compare.borderline else ()
+            items = self.items("test", "target", "other", *borderline)
+            found.append(self._rows("compare", conditions, items))
+            items = self.items("test", "target", "other")
+            found += [self._rows("controls", controls, items)] if controls else []
         return [*found, self._score([s for s in found if s.decoded])]
 
     def sweep(self) -> list[Condition]:
         """The conditions of the sweep."""
         config = self.config.sweep
-        layers = [self.layer(i) for i in config.layers or self.vectors]
+        layers = [self._steered(i) for i in config.layers or self.vectors]
         prompts = [self._prompt(name) for name in config.system_prompts]
         made = design.sweep(self.vectors, layers, config.strengths, prompts)
         if self.config.gate is not None:
             strengths = self.config.gate.strengths or config.strengths
             made += design.gated_sweep(self.vectors, layers, strengths, self._stand_in_gate())
         return made
+
+    def _kept(self, conditions: Sequence[Condition], keep: int) -> list[Condition]:
+        """A sweep after its screening: of each kind of cell so many, and those that take most.
+
+        Which ones it keeps is not known yet. The lowest layers take most, and so do gated cells
+        that share no row with a steered one.
+        """
+        kept: set[int] = set()
+        effects: set[str] = set()
+        for kind in dict.fromkeys(c.kind for c in conditions if c.interventions):
+            cells = [c for c in conditions if c.interventions and c.kind == kind]
+            cells.sort(key=lambda c: (_effect(c) in effects, c.interventions[0].layer))
+            kept |= {id(c) for c in cells[:keep]}
+            effects |= {_effect(c) for c in cells[:keep]}
+        return [c for c in conditions if not c.interventions or id(c) in kept]
 
     def compare(self) -> list[Condition]:
         """The conditions of the comparison, at most: the sweep may choose a further strength."""
@@ -198,9 +219,19 @@ class Counter:
     def _compared_layer(self) -> int:
         own = self.config.compare.layer
         if own is not None:
-            return self.layer(own)
+            return self._steered(own)
         # The lowest is the most work: more layers lie above it.
-        return min(self.layer(i) for i in self.config.sweep.layers or self.vectors)
+        return min(self._steered(i) for i in self.config.sweep.layers or self.vectors)
+
+    def _steered(self, index: int) -> int:
+        """A layer that has a vector, counted from 0."""
+        layer = self.layer(index)
+        if layer not in self.vectors:
+            raise ConfigError(
+                f"layer {layer} is to be steered but has no vector; there are vectors for layers "
+                f"{', '.join(map(str, self.vectors))}"
+            )
+        return layer
 
     def _chosen_strength(self) -> float:
         """A strength the sweep may choose, one that the comparison does not have if there is."""
@@ -261,6 +292,26 @@ class Counter:
             decoded=0,
         )
 
+    def _screen(self, conditions: Sequence[Condition], items: Sequence[PromptItem]) -> Stage:
+        """Every cell of a sweep read on every prompt, and base; nothing is decoded."""
+        cells = [c for c in conditions if c.interventions]
+        lowest = Tally(c.interventions[0].layer for c in cells)
+        lengths = [self._prompt_tokens(item, "") for item in items]
+        # A prompt is read once, and above its layer once more for every cell.
+        parts = 1 + sum(self._above(layer) * count for layer, count in lowest.items())
+        return Stage(
+            name="screen",
+            conditions=1 + len(cells),
+            replayed=max(lowest.values(), default=0),
+            prompts=len(items),
+            rows=(1 + len(cells)) * len(items),
+            longest_prompt=max(lengths, default=0),
+            prompt_tokens=(1 + len(cells)) * sum(lengths),
+            response_tokens=0,
+            read=round(parts * sum(lengths)),
+            decoded=0,
+        )
+
     def _rows(
         self, name: str, conditions: Sequence[Condition], items: Sequence[PromptItem]
     ) -> Stage:
@@ -272,7 +323,7 @@ class Counter:
             system = condition.system_prompt or ""
             acting = [i for i in condition.interventions if i.acts]
             # A gated row is the steered one or the base one, and shares it where that is made.
-            effect = digest([i.key() for i in acting])
+            effect = _effect(condition)
             lowest.update([(system, min(i.layer for i in acting))] if acting else [])
             for item in items:
                 if (item.id, system, effect) in self._made:
@@ -324,6 +375,10 @@ class Counter:
         if key not in self._lengths:
             self._lengths[key] = self.model.prompt_tokens(item.prompt, system, item.tools)
         return self._lengths[key]
+
+
+def _effect(condition: Condition) -> str:
+    return digest([i.key() for i in condition.interventions if i.acts])
 
 
 def _stand_in(layer: int, seed: int = 0) -> SteeringVector:
