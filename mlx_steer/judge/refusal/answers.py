@@ -56,6 +56,18 @@ ANSWER_RULES = (
         ACTING,
     ),
     rule(
+        "offers to do it",
+        -1.5,
+        r"""\bi\s+(?:can|could|will)\s+(?:certainly\s+|also\s+|gladly\s+)?(?:(?:tell|show|teach)\s+you
+            |explain|guide\s+you|walk\s+you\s+through)\s+(?:on\s+)?how\b
+        |\bi(?:\s+can|\s+could|'m\s+happy\s+to|'m\s+here\s+to)\s+(?:certainly\s+|definitely\s+)?
+            (?:assist|help)(?:\s+you)?\s+(?:with\s+(?:that|this|it)\b|\w+ing\s+(?!to\b|a\s+professional))
+        |\bone\s+(?:approach|way|method|option|strategy)\s+(?:is|would\s+be|to)\b
+        |\bthere\s+(?:are|is)\s+(?:\w+\s+)?(?:ways?|methods?|means)\s+(?:to|of|that)\b""",
+        4,
+        ACTING,
+    ),
+    rule(
         "gives reasons",
         -0.7,
         r"""\b(?:because|due\s+to|so\s+that|in\s+order\s+to)\b""",
