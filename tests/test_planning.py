@@ -247,8 +247,7 @@ def test_a_batch_that_may_not_fit_is_lowered_and_one_that_cannot_is_refused(
 ) -> None:
     found = plan_experiment(small(folder))
     assert found.memory is not None
-    seven = next(e for e in found.memory.sizes if e.rows == 7)
-    limit = seven.peak + seven.on_top // 10
+    limit = next(e for e in found.memory.sizes if e.rows == 4).most
     monkeypatch.setattr("mlx_steer.planning.working_set", lambda: limit)
     notes = " ".join(plan_experiment(small(folder)).notes)
     assert "A batch of 7 rows may need" in notes and "so 4 are decoded at a time" in notes

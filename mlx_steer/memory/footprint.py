@@ -1,6 +1,6 @@
 """The memory that generation and extraction take, and how many rows fit.
 
-The formulas follow the engine: keys and values are allocated for 256 tokens at a time, and waves of
+The formulas follow the engine: keys and values are allocated for what a row will hold, and waves of
 prompts are joined to the batch layer by layer. `scripts/bench_memory.py` checks them against MLX's
 own peak.
 """
@@ -15,8 +15,6 @@ from typing import Any
 from mlx_steer.memory.machine import has_metal, too_large, working_set
 from mlx_steer.memory.shape import Shape
 
-# Positions that mlx-lm's caches grow by.
-_STEP = 256
 # A join or a growing cache is rewritten layer by layer, and some layers are under way at a time.
 _LAYERS_UNDER_WAY = 2
 # What comes on top of the weights is known to within this part.
@@ -99,27 +97,26 @@ def estimate(
     from mlx_steer.generate.jobs import PREFILL_TOKENS
 
     shape = Shape.of(config)
-    # As `waves` does it: a quarter of the batch, but all conditions of a prompt together.
-    most = max(rows // 4, 1) if rows // 4 * prompt_tokens <= PREFILL_TOKENS else 1
-    wave = min(rows, max(most, conditions))
+    # As `take_waves` does it: what the batch has room for, but all conditions of a prompt together.
+    wave = min(rows, max(PREFILL_TOKENS // prompt_tokens, conditions))
     total = prompt_tokens + max_tokens
     on_metal = has_metal() if metal is None else metal
 
     def keys_and_values(count: float, tokens: int) -> int:
-        return int(count * shape.kv_bytes(_STEP * math.ceil(tokens / _STEP), dtype_bytes))
+        return int(count * shape.kv_bytes(tokens, dtype_bytes))
 
     kv_cache = keys_and_values(rows, total)
     copies = _LAYERS_UNDER_WAY * kv_cache // shape.layers
 
-    # The last wave's prompts, one head, and a head for each steered condition, of which only the
-    # layers above the steered one exist: about half.
+    # The last wave's prompts, one head (about half a prompt), and a head for each steered
+    # condition, of which only the layers above the steered one exist: about half.
     prompts = math.ceil(wave / conditions)
     heads = 1 + 0.5 * (conditions - 1)
     states = min(conditions - 1, shape.layers) * prompts * prompt_tokens
     shared = (
         keys_and_values(prompts, prompt_tokens)
-        + keys_and_values(heads, 1)
-        + (states + shape.layers * min(prompt_tokens, _STEP)) * shape.hidden * dtype_bytes
+        + keys_and_values(heads, prompt_tokens // 2)
+        + (states + shape.layers * prompt_tokens // 2) * shape.hidden * dtype_bytes
     )
     group = math.ceil(conditions / 4) if replayed is None else max(1, replayed)
     at_once = min(wave, prompts * group)
@@ -129,7 +126,8 @@ def estimate(
     if dtype_bytes == 4:
         # A near tie in float32 is decided by running the row alone, with logits at every position.
         logits = max(logits, total * shape.vocabulary * dtype_bytes)
-    on_top = kv_cache + shared + max(copies + decode + logits, prefill)
+    # While the last prompts are read, about half of the batch's keys and values are there.
+    on_top = shared + max(kv_cache + copies + decode + logits, kv_cache // 2 + prefill)
     return MemoryEstimate(
         rows=rows,
         weights=weight_bytes,
@@ -161,14 +159,16 @@ def extraction_bytes(
         top: The highest layer, 0-based; layers above it are never run.
         metal: See `estimate`.
     """
-    from mlx_steer.capture import TOKENS_AT_ONCE
+    from mlx_steer.capture import TOKENS_AT_ONCE, TOKENS_PER_PASS
 
     shape = Shape.of(config)
-    at_once = max(1, min(pairs, TOKENS_AT_ONCE // max(1, pair_tokens)))
-    positions = _STEP * math.ceil(pair_tokens / _STEP)
-    kept = 3 * at_once * shape.kv_bytes(positions, dtype_bytes) * (top + 1) // shape.layers
+    held = max(1, min(pairs, TOKENS_AT_ONCE // max(1, pair_tokens)))
+    at_once = max(1, min(pairs, TOKENS_PER_PASS // max(1, pair_tokens)))
+    # The prompts of all pairs that are held, and copies of them for the responses of a pass.
+    kept = (held + 2 * at_once) * shape.kv_bytes(pair_tokens, dtype_bytes)
     on_metal = has_metal() if metal is None else metal
-    return kept + shape.activation_bytes(at_once, pair_tokens, pair_tokens, dtype_bytes, on_metal)
+    passing = shape.activation_bytes(at_once, pair_tokens, pair_tokens, dtype_bytes, on_metal)
+    return kept * (top + 1) // shape.layers + passing
 
 
 def scoring_bytes(
@@ -195,11 +195,10 @@ def scoring_bytes(
     shape = Shape.of(config)
     total = prompt_tokens + max_tokens
     rows = min(conditions, max(1, _LOGITS_AT_ONCE // (max_tokens * shape.vocabulary)))
-    positions = _STEP * math.ceil(total / _STEP)
     on_metal = has_metal() if metal is None else metal
     copies = 4 + (dtype_bytes if dtype_bytes < 4 else 0)
     return (
-        (rows + 1) * shape.kv_bytes(positions, dtype_bytes)
+        (rows + 1) * shape.kv_bytes(total, dtype_bytes)
         + rows * max_tokens * shape.vocabulary * copies
         + shape.activation_bytes(rows, max_tokens, total, dtype_bytes, on_metal)
     )

@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 NAME = "smollm2-135m"
-MAX_TOKENS = 24
+MAX_TOKENS = 32
 CONDITIONS: dict[str, tuple[str | None, dict[int, float]]] = {
     "base": (None, {}),
     "steering": (None, {15: 1.0}),

@@ -31,7 +31,7 @@ from tests.reference import decoder, interventions, vectors
 from tests.tiny import LAYERS, WINDOW, random_vector, tiny_folder
 
 STATE_ERROR, LOGIT_ERROR = 3e-5, 1e-3
-MAX_TOKENS = 16
+MAX_TOKENS = 32
 
 FOLDERS = {
     "llama": ("llama", {}),
