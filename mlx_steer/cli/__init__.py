@@ -63,7 +63,11 @@ def main() -> None:
     except SteerError as error:
         click.echo(f"mlx-steer: {safe(str(error))}", err=True)
         sys.exit(2)
-    except (MemoryError, RuntimeError) as error:
+    except (KeyboardInterrupt, click.Abort):
+        how = "without --fresh " if "--fresh" in sys.argv else ""
+        click.echo(f"\nmlx-steer: stopped; run the same command again {how}to go on", err=True)
+        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:  # after click's Abort, which is a RuntimeError too
         from mlx_steer.memory import is_memory_full
 
         if not is_memory_full(error):
@@ -74,9 +78,5 @@ def main() -> None:
             err=True,
         )
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        how = "without --fresh " if "--fresh" in sys.argv else ""
-        click.echo(f"\nmlx-steer: stopped; run the same command again {how}to go on", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
