@@ -30,6 +30,15 @@ write_report(sys.argv[1])
 assert not any(name.split('.')[0] in ('mlx', 'mlx_lm') for name in sys.modules), 'mlx was imported'
 """
 LOAD = "import sys; from mlx_steer import load_model; load_model(sys.argv[1])"
+# Loaded twice in one process, the second time is without imports.
+AGAIN = """
+import sys, time
+from mlx_steer import load_model
+for _ in range(2):
+    start = time.perf_counter()
+    load_model(sys.argv[1])
+print(time.perf_counter() - start)
+"""
 
 
 def seconds_of(code: str, *arguments: str, rounds: int) -> list[float]:
@@ -42,6 +51,12 @@ def seconds_of(code: str, *arguments: str, rounds: int) -> list[float]:
         )
         found.append(time.perf_counter() - start)
     return found
+
+
+def seconds_told(code: str, *arguments: str, rounds: int) -> list[float]:
+    """Seconds that the code itself prints."""
+    command = [sys.executable, "-c", code, *arguments]
+    return [float(subprocess.check_output(command)) for _ in range(rounds)]
 
 
 def synthetic_run(folder: Path, rows: int) -> int:
@@ -104,7 +119,8 @@ def main(name: str, rows: int, rounds: int, as_json: bool) -> None:
             "bare Python": seconds_of("pass", rounds=rounds),
             "mlx-steer --help": seconds_of(HELP, rounds=rounds),
             f"report on {made:,} rows": seconds_of(REPORT, str(folder), rounds=rounds),
-            f"load {name}": seconds_of(LOAD, name, rounds=rounds),
+            f"load {name}, imports and all": seconds_of(LOAD, name, rounds=rounds),
+            f"load {name}, imports apart": seconds_told(AGAIN, name, rounds=rounds),
         }
     table = [["", "seconds, median", "fastest"]]
     table += [[what, f"{median(s):.2f}", f"{min(s):.2f}"] for what, s in found.items()]
