@@ -9,6 +9,14 @@ import click
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+# The names of directions.METHODS, which is not imported here: it would bring numpy into --help.
+_METHODS = {
+    "mean_difference": "Rimsky et al. 2024",
+    "whitened_mean_difference": "Fisher's discriminant, covariance after Ledoit and Wolf 2004",
+    "logistic_regression": "a linear probe; Li et al. 2023",
+    "pca": "of the pairs' differences; Zou et al. 2023",
+}
+
 _MOST_LAYERS = 10_000
 _LARGEST = 1e6
 
@@ -111,11 +119,13 @@ def model_options(command: Decorated) -> Decorated:
                 type=click.Choice(["4", "8"]),
                 help="Convert original weights to so many bits, once.",
             ),
-            click.option("--adapter", help="A folder with a LoRA adapter made by mlx-lm."),
+            click.option(
+                "--adapter", metavar="FOLDER", help="A folder with a LoRA adapter made by mlx-lm."
+            ),
             click.option(
                 "--dequantize", is_flag=True, help="Expand quantised weights (faster on Linux)."
             ),
-            click.option("--thinking", is_flag=True, help="Let the model think (Qwen3)."),
+            click.option("--thinking", is_flag=True, help="Let the model think first (Qwen3)."),
         ]
     ):
         command = option(command)
@@ -162,6 +172,33 @@ def generation_options(max_tokens: int) -> Callable[[Decorated], Decorated]:
         return command
 
     return decorate
+
+
+def extraction_options(command: Decorated) -> Decorated:
+    """--token-position and --method; None where the user left the choice to the toolkit."""
+    for option in (
+        click.option(
+            "--method",
+            type=click.Choice([*_METHODS]),
+            metavar="METHOD",
+            help="How vectors are made of the pairs' hidden states: "
+            + "; ".join(f"{name} ({source})" for name, source in _METHODS.items())
+            + ".  [default: mean_difference]",
+        ),
+        click.option(
+            "--token-position",
+            type=click.Choice(["last", "mean"]),
+            help="The last response token, or the mean over all of them.  [default: last]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def extraction_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Take these options out of a command's; only what the user gave."""
+    given = {name: options.pop(name) for name in ("token_position", "method")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 behavior_option = click.option(
