@@ -56,7 +56,8 @@ def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
 
 def place_of(folder: Path) -> str:
     """A folder as commands and configs take it: never mistaken for a shipped behavior's name."""
-    return str(folder) if folder.is_absolute() or folder.parts[0] == ".." else f"./{folder}"
+    plain = folder.is_absolute() or not folder.parts or folder.parts[0] == ".."
+    return str(folder) if plain else f"./{folder}"
 
 
 def _experiment(name: str, place: str) -> str:

@@ -42,8 +42,9 @@ class Numbers(click.ParamType[Any]):
                 else:
                     numbers.append(self.kind(part))
             except ValueError:
+                example = "12,14,16" if self.kind is int else "0.5,1.0"
                 self.fail(
-                    f"{part.strip()!r} is not a number; write for example 12,14,16", param, ctx
+                    f"{part.strip()!r} is not a number; write for example {example}", param, ctx
                 )
         return tuple(numbers)
 
@@ -134,6 +135,8 @@ def model_options(command: Decorated) -> Decorated:
 
 def model_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the model's options out of a command's, as the config's `model` section."""
+    if not options["model"].strip():
+        raise click.UsageError("--model is empty; give a hub id, a folder or smollm2-135m")
     names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking")
     settings = {"name": options.pop("model"), **{name: options.pop(name) for name in names}}
     if settings["quantize"] is not None:

@@ -72,6 +72,8 @@ def cosine(folders: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
     from mlx_steer.cosines import cosine_table, heat_map
     from mlx_steer.errors import VectorError
 
+    if plot is not None and plot.suffix != ".png":
+        raise click.UsageError(f"--plot writes PNG files; call {plot.name!r} something.png")
     sets = _named(folders)
     if len({found.metadata.model.fingerprint for found in sets.values()}) > 1:
         click.echo("note: these vectors are not all of one model; see vectors show", err=True)
@@ -120,6 +122,8 @@ def combine(
         raise click.UsageError(
             f"there are {len(folders)} folders and {len(weights)} weights; give one weight each"
         )
+    if 0 in weights:
+        raise click.UsageError("a weight of 0 takes a folder out; leave the folder out instead")
     loaded = [load_vectors(folder) for folder in folders]
     if normalise:
         loaded = [found.normalised() for found in loaded]

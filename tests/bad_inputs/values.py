@@ -26,6 +26,16 @@ CASES = [
     Case("an unknown command", lambda w: ["rum"], ("No such command 'rum'",)),
     Case("an unknown option", lambda w: ["run", "--outt", "x"], ("--outt",)),
     Case("no config", lambda w: ["run"], ("Missing argument 'CONFIG'",)),
+    Case(
+        "an empty model",
+        lambda w: ["extract", "--model", " ", "--out", w.out],
+        ("--model is empty",),
+    ),
+    Case(
+        "a heat map that is no PNG",
+        lambda w: ["vectors", "cosine", *[str(w.shared / "vectors")] * 2, "--plot", "map.txt"],
+        ("PNG", "map.txt"),
+    ),
     Case("no model", lambda w: ["generate", "hi"], ("Missing option '--",)),
     Case(
         "run, a batch of none",

@@ -120,6 +120,16 @@ def test_new_keeps_what_is_there_and_leaves_nothing_behind_when_it_fails(
     assert [path.name for path in tmp_path.rglob("*")] == ["own", "thesis.txt"]
 
 
+def test_a_new_behavior_may_be_the_folder_one_is_in(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = run("behaviors", "new", ".")
+    assert (result.code, result.out) == (2, "")
+    assert "exists already" in result.err
+
+
 def test_lint_exits_with_1_on_errors_and_says_where_and_what_to_do(
     run: Run, tmp_path: Path
 ) -> None:

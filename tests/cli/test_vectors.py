@@ -127,7 +127,9 @@ def test_cosines_that_make_no_sense_are_refused(
     with pytest.raises(VectorError, match="is zero"):
         cosine_table({"x": vectors(A), "y": vectors({3: [0.0] * 4})})
     assert "given twice" in run("vectors", "cosine", folders["a"], folders["a"]).err
-    result = run("vectors", "cosine", folders["a"], folders["b"], "--plot", tmp_path / "no" / "x")
+    result = run(
+        "vectors", "cosine", folders["a"], folders["b"], "--plot", tmp_path / "no" / "x.png"
+    )
     assert (result.code, result.out) == (2, "")
     assert "cannot be written" in result.err
 
@@ -171,6 +173,7 @@ def test_combine_normalises_every_vector_before_it_is_weighed(
     [
         ("ab", "1,2,3", "there are 2 folders and 3 weights"),
         ("ab", "1,x", "'x' is not a number"),
+        ("ab", "1,0", "a weight of 0"),
         ("ac", "1,1", "need the same layers"),
     ],
 )
