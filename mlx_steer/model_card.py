@@ -1,6 +1,7 @@
 """The model card (README.md) of shared vectors, written from their metadata and a run's numbers."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,9 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Effect:
-    """What a run measured with these vectors."""
+    """What a run measured with these vectors; `title` is the behavior's."""
 
+    title: str
     shown: str
     target: str
     other: str
@@ -79,6 +81,8 @@ def model_card(vectors: SteeringVectorSet, repo: str, run: Path | None = None) -
         vectors=vectors,
         effect=effect,
         load=_load_arguments(own.model),
+        options=_options(own.model),
+        hub_id=_hub_id(own.model),
         layer=layer,
         strength=1.0 if effect is None or effect.strength is None else effect.strength,
     )
@@ -122,6 +126,16 @@ def _load_arguments(model: ModelInfo) -> str:
     if " + " in model.id:
         arguments.append("adapter=...")
     return ", ".join(arguments)
+
+
+def _options(model: ModelInfo) -> str:
+    """The same for the command line."""
+    revision = f"@{model.revision}" if model.revision is not None else ""
+    name = " ".join(f"{_bare_id(model)}{revision}".split())  # a line of its own ends no fence
+    options = [f"--model {shlex.quote(name)}"]
+    options += [f"--quantize {bits}" for bits in (4, 8) if f" ({bits}-bit)" in model.id]
+    options += ["--adapter ADAPTER"] if " + " in model.id else []
+    return " ".join(options)
 
 
 def _quantization(model: ModelInfo) -> str:
@@ -189,6 +203,7 @@ def _read_effect(metrics: _Json) -> _Effect:
             f"{controls['seeds']} random directions of the same norm."
         )
     return _Effect(
+        title=behavior["title"],
         shown=shown,
         target=sets["target"],
         other=sets["other"],

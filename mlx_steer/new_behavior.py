@@ -1,5 +1,6 @@
 """Starts a behavior of one's own: a folder like the shipped ones, from an example or a copy."""
 
+import json
 import re
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -10,12 +11,13 @@ from mlx_steer.datasets import Behavior, list_behaviors, load_behavior
 from mlx_steer.errors import DataError
 
 FILES = ("behavior.yaml", "pairs.jsonl", "prompts.jsonl")
+EXPERIMENT_FILE = "experiment.yaml"
 
 _NAME_LINE = re.compile(r"^name:.*$", re.M)
 
 
 def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
-    """Make a folder with a behavior that loads and is there to be edited.
+    """Make a folder with a behavior that loads and is there to be edited, and a config to run it.
 
     The behavior is named after the folder. The folder is complete or absent.
 
@@ -27,7 +29,7 @@ def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
         DataError: If the folder holds something, its name makes no behavior's name, or it cannot
             be written.
     """
-    folder = folder.resolve()
+    place, folder = place_of(folder), folder.resolve()
     name = re.sub(r"[^a-z0-9_-]+", "_", folder.name.casefold()).strip("_-")
     if not name:
         raise DataError(f"{folder.name!r} makes no name for a behavior; use letters and digits.")
@@ -45,10 +47,25 @@ def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
                     text = _NAME_LINE.sub(f"name: {name}", text, count=1)
                 (part / file).write_text(text, encoding="utf-8")
             behavior = load_behavior(part)
+            (part / EXPERIMENT_FILE).write_text(_experiment(name, place), encoding="utf-8")
             part.rename(folder)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or error}).") from error
     return behavior
+
+
+def place_of(folder: Path) -> str:
+    """A folder as commands and configs take it: never mistaken for a shipped behavior's name."""
+    plain = folder.is_absolute() or not folder.parts or folder.parts[0] == ".."
+    return str(folder) if plain else f"./{folder}"
+
+
+def _experiment(name: str, place: str) -> str:
+    """The example's experiment file for a behavior of this name at this place."""
+    data = resources.files("mlx_steer").joinpath("data", "new_behavior", EXPERIMENT_FILE)
+    # As JSON, which YAML reads: a folder's name may hold a colon or a hash.
+    place = json.dumps(place, ensure_ascii=False)
+    return data.read_text(encoding="utf-8").replace("NAME", name).replace("FOLDER", place)
 
 
 def _origin(source: str | None) -> Traversable:

@@ -299,6 +299,9 @@ def test_the_code_in_the_card_names_these_vectors(vectors: SteeringVectorSet) ->
     assert f'pull_vectors("{NAME}", "vectors/refusal-tiny")' in code
     assert 'load_model("tests/tiny", revision="abc123")' in code
     assert "layer=8, strength=1.0" in code
+    command = card.split("```sh\n")[1].split("```")[0].splitlines()[1]
+    assert command.startswith("mlx-steer generate --model tests/tiny@abc123 --vectors vectors/")
+    assert '--layer 8 --strength 1.0 "Your question?"' in command
 
 
 @pytest.mark.parametrize(
@@ -343,6 +346,7 @@ def test_the_card_gives_the_measured_effect_with_intervals(
     assert "changes the rate on harmful prompts by +50 points" in card
     assert "beat 2 of 3 random directions" in card
     assert "No cell of the sweep met the limits" not in card
+    assert "The figures are of one run" in card
     assert "random 0" not in card
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ def behaviors() -> None:
 
 @behaviors.command("list")
 def list_() -> None:
-    """Print the shipped behaviors with the numbers of their pairs and prompts."""
+    """Print the shipped behaviors and how many pairs and prompts they have."""
     from rich.table import Table
 
     from mlx_steer.cli.output import console
@@ -52,27 +53,31 @@ def show(name: str) -> None:
         click.echo(safe(line))
 
 
-@behaviors.command()
+@behaviors.command(short_help="Write a FOLDER with a behavior of your own.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--from", "source", metavar="NAME", help="Copy a behavior instead of the example.")
 def new(folder: Path, source: str | None) -> None:
-    """Write a FOLDER with a behavior of your own to edit."""
-    from mlx_steer.new_behavior import write_new_behavior
+    """Write a FOLDER with a behavior of your own to edit, and an experiment with it."""
+    from mlx_steer.new_behavior import EXPERIMENT_FILE, place_of, write_new_behavior
 
-    behavior = write_new_behavior(folder, source)
-    place = str(folder) if folder.is_absolute() or folder.parts[0] == ".." else f"./{folder}"
+    behavior, place = write_new_behavior(folder, source), place_of(folder)
     click.echo(
         f"{place} holds the behavior {behavior.name}: edit behavior.yaml, pairs.jsonl and "
         "prompts.jsonl,\n"
-        f"then check it with: mlx-steer behaviors lint {place}"
+        f"check it with: mlx-steer behaviors lint {shlex.quote(place)}\n"
+        f"and try it with: mlx-steer run {shlex.quote(f'{place}/{EXPERIMENT_FILE}')}"
     )
 
 
-@behaviors.command()
+@behaviors.command(short_help="Check a behavior for what spoils vectors and rates.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def lint(name: str, as_json: bool) -> None:
-    """Check a behavior, NAME or a folder, for what spoils vectors and rates; 1 on errors."""
+    """Check a behavior for what spoils vectors and rates; NAME is a shipped one or a folder.
+
+    Looks for sides of unequal length or style, duplicates, pairs that leak into prompts, and pairs
+    that the behavior's own judge reads otherwise. Exit code 1 on errors.
+    """
     from mlx_steer.cli.output import safe
     from mlx_steer.datasets import load_behavior
     from mlx_steer.lint import lint_behavior

@@ -12,6 +12,8 @@ from mlx_steer.cli.options import (
     LAYERS,
     NUMBERS,
     behavior_option,
+    extraction_options,
+    extraction_settings,
     generation_options,
     model_options,
     model_settings,
@@ -42,11 +44,11 @@ limit_option = click.option(
 judge_option = click.option(
     "--judge-model",
     metavar="MODEL",
-    help="A model that judges every response too; never overrules the judge of rules.",
+    help="A model that reads every response too; the judge of rules keeps the last word.",
 )
 
 
-@click.command()
+@click.command(short_help="Run or continue the experiment of a CONFIG file.")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: runs/NAME.")
 @judge_option
@@ -78,43 +80,48 @@ def run(
 @model_options
 @behavior_option
 @click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
-@click.option(
-    "--token-position",
-    type=click.Choice(["last", "mean"]),
-    default="last",
-    show_default=True,
-    help="The last response token, or the mean over all of them.",
-)
+@extraction_options
 @click.option(
     "--out", "-o", required=True, type=click.Path(path_type=Path), help="The vectors folder."
 )
 @quiet_option
-def extract(
-    behavior: str, layers: Any, token_position: Any, out: Path, quiet: bool, **options: Any
-) -> None:
-    """Extract steering vectors from a behavior's contrast pairs."""
+def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) -> None:
+    """Extract steering vectors from a behavior's contrast pairs.
+
+    Prints for each layer the norms, and the held-out AUC: how well directions made of other pairs
+    tell positive from negative responses there (0.5 is chance, 1 perfect).
+    """
     from mlx_steer.cli.vectors import print_vectors
     from mlx_steer.datasets import load_behavior
-    from mlx_steer.extraction import extract as extract_vectors
+    from mlx_steer.extraction import pair_states
     from mlx_steer.model import load_model
 
-    data = load_behavior(behavior)
+    data, how = load_behavior(behavior), extraction_settings(options)
+    method = how.pop("method", "mean_difference")
     settings = model_settings(options)
     model = load_model(settings.pop("name"), **settings)
     chosen = None if layers == "all" else layers
-    vectors = extract_vectors(model, data, chosen, token_position=token_position)
+    states = pair_states(model, data, chosen, **how)
+    vectors = states.vectors(method)
     vectors.save(out)
     if not quiet:
-        print_vectors(vectors)
+        print_vectors(vectors, states.separation(method))
     click.echo(str(out))
 
 
-@click.command()
+@click.command(short_help="Try layers and strengths, and choose the best.")
 @model_options
 @behavior_option
 @vectors_option
 @click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
-@click.option("--strengths", type=NUMBERS, default="0.5,1.0,1.5", show_default=True)
+@extraction_options
+@click.option(
+    "--strengths",
+    type=NUMBERS,
+    default="0.5,1.0,1.5",
+    show_default=True,
+    help="Factors on the raw vector.",
+)
 @click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
 @click.option(
     "--keep",
@@ -146,19 +153,26 @@ def sweep(
     _execute(config, out, fresh, quiet, compare=False)
 
 
-@click.command()
+@click.command(short_help="Compare base, prompt, steering and both.")
 @model_options
 @behavior_option
 @vectors_option
 @click.option("--layer", type=int, required=True, help="The steered layer, counted from 0.")
-@click.option("--strengths", type=NUMBERS, default="0.5,1.0,1.5", show_default=True)
+@extraction_options
+@click.option(
+    "--strengths",
+    type=NUMBERS,
+    default="0.5,1.0,1.5",
+    show_default=True,
+    help="Factors on the raw vector.",
+)
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
 @click.option(
     "--controls",
     type=click.IntRange(0, 100),
     default=5,
     show_default=True,
-    help="Random directions.",
+    help="How many random directions of the vector's norm stand beside it.",
 )
 @out_option
 @judge_option
@@ -188,7 +202,7 @@ def compare(
     _execute(config, out, fresh, quiet, sweep=False)
 
 
-@click.command()
+@click.command(short_help="Write the report of a run from its rows.")
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option(
     "--labels",
@@ -205,8 +219,11 @@ def report(run_dir: Path, labels: Path | None) -> None:
 def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) -> Any:
     from mlx_steer.config import parse_config
 
-    vectors = options.pop("vectors")
-    extract_section = {"vectors": vectors} if vectors else {"layers": layers}
+    vectors, how = options.pop("vectors"), extraction_settings(options)
+    if vectors and how:
+        given = " and ".join(f"--{name.replace('_', '-')}" for name in how)
+        raise click.UsageError(f"{given} cannot change vectors that --vectors gives; leave one out")
+    extract_section = {"vectors": vectors} if vectors else {"layers": layers, **how}
     if vectors and layers != "all" and "sweep" in sections:
         sections["sweep"]["layers"] = layers
     names = ("max_tokens", "temperature", "seed", "batch_size")

@@ -19,7 +19,7 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.
 _STYLES = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "dim"}
 
 
-@click.command()
+@click.command(short_help="Check this machine, for bug reports.")
 @model_options
 @click.option(
     "--speed/--no-speed",
@@ -55,7 +55,7 @@ for _option in doctor.params:
         _option.required = False
 
 
-@click.command()
+@click.command(short_help="Say what a CONFIG will run, need and take.")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--batch-size", type=click.IntRange(1, 4096), help="Instead of the config's.")
 @click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")

@@ -9,6 +9,14 @@ import click
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
+# The names of directions.METHODS, which is not imported here: it would bring numpy into --help.
+_METHODS = {
+    "mean_difference": "Rimsky et al. 2024",
+    "whitened_mean_difference": "Fisher's discriminant, covariance after Ledoit and Wolf 2004",
+    "logistic_regression": "a linear probe; Li et al. 2023",
+    "pca": "of the pairs' differences; Zou et al. 2023",
+}
+
 _MOST_LAYERS = 10_000
 _LARGEST = 1e6
 
@@ -34,8 +42,9 @@ class Numbers(click.ParamType[Any]):
                 else:
                     numbers.append(self.kind(part))
             except ValueError:
+                example = "12,14,16" if self.kind is int else "0.5,1.0"
                 self.fail(
-                    f"{part.strip()!r} is not a number; write for example 12,14,16", param, ctx
+                    f"{part.strip()!r} is not a number; write for example {example}", param, ctx
                 )
         return tuple(numbers)
 
@@ -111,11 +120,13 @@ def model_options(command: Decorated) -> Decorated:
                 type=click.Choice(["4", "8"]),
                 help="Convert original weights to so many bits, once.",
             ),
-            click.option("--adapter", help="A folder with a LoRA adapter made by mlx-lm."),
+            click.option(
+                "--adapter", metavar="FOLDER", help="A folder with a LoRA adapter made by mlx-lm."
+            ),
             click.option(
                 "--dequantize", is_flag=True, help="Expand quantised weights (faster on Linux)."
             ),
-            click.option("--thinking", is_flag=True, help="Let the model think (Qwen3)."),
+            click.option("--thinking", is_flag=True, help="Let the model think first (Qwen3)."),
         ]
     ):
         command = option(command)
@@ -124,6 +135,8 @@ def model_options(command: Decorated) -> Decorated:
 
 def model_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the model's options out of a command's, as the config's `model` section."""
+    if not options["model"].strip():
+        raise click.UsageError("--model is empty; give a hub id, a folder or smollm2-135m")
     names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking")
     settings = {"name": options.pop("model"), **{name: options.pop(name) for name in names}}
     if settings["quantize"] is not None:
@@ -162,6 +175,33 @@ def generation_options(max_tokens: int) -> Callable[[Decorated], Decorated]:
         return command
 
     return decorate
+
+
+def extraction_options(command: Decorated) -> Decorated:
+    """--token-position and --method; None where the user left the choice to the toolkit."""
+    for option in (
+        click.option(
+            "--method",
+            type=click.Choice([*_METHODS]),
+            metavar="METHOD",
+            help="How vectors are made of the pairs' hidden states: "
+            + "; ".join(f"{name} ({source})" for name, source in _METHODS.items())
+            + ".  [default: mean_difference]",
+        ),
+        click.option(
+            "--token-position",
+            type=click.Choice(["last", "mean"]),
+            help="The last response token, or the mean over all of them.  [default: last]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def extraction_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Take these options out of a command's; only what the user gave."""
+    given = {name: options.pop(name) for name in ("token_position", "method")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 behavior_option = click.option(

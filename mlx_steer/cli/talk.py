@@ -15,27 +15,63 @@ from mlx_steer.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from mlx_steer.conditions import Condition
+    from mlx_steer.conditions import Condition, Gate, Intervention
     from mlx_steer.model import Model
     from mlx_steer.model.chat import Message
+    from mlx_steer.vectors import SteeringVectorSet
 
 
 def _steering_options(command: Any) -> Any:
     for option in (
-        click.option("--system-prompt", type=TEXT, help="A system prompt, for both sides."),
+        click.option(
+            "--system-prompt",
+            type=TEXT,
+            help="For both sides: a name of the behavior's (detailed, calibrated) or a text.",
+        ),
         click.option("--gate", help="A gate of the vectors folder: steer only if it opens."),
         click.option(
             "--scope",
             type=click.Choice(["all", "generated", "prompt"]),
             default="all",
             show_default=True,
-            help="The token positions that are steered.",
+            help="The token positions that are steered; `generated` are those that predict a "
+            "response token.",
         ),
-        click.option("--strength", type=FACTOR, default=1.0, show_default=True),
         click.option(
-            "--layer", type=int, required=True, help="Counted from 0; negative from the end."
+            "--operator",
+            "operators",
+            type=click.Choice(["add", "ablate", "clamp"]),
+            multiple=True,
+            default=["add"],
+            show_default="add",
+            help="add strength x vector; ablate takes the part `strength` of the projection on it "
+            "out; clamp sets the projection to `strength`.",
         ),
-        click.option("--vectors", required=True, type=click.Path(), help="A vectors folder."),
+        click.option(
+            "--strength",
+            "strengths",
+            type=FACTOR,
+            multiple=True,
+            default=[1.0],
+            show_default="1.0",
+            help="See --operator.",
+        ),
+        click.option(
+            "--layer",
+            "layers",
+            type=int,
+            required=True,
+            multiple=True,
+            help="Counted from 0; negative from the end.",
+        ),
+        click.option(
+            "--vectors",
+            "folders",
+            required=True,
+            multiple=True,
+            type=click.Path(),
+            help="A vectors folder.",
+        ),
     ):
         command = option(command)
     return command
@@ -48,12 +84,13 @@ def _steering_options(command: Any) -> Any:
 @click.option("--steered-only", is_flag=True, help="Print the steered response and nothing else.")
 @click.argument("prompt", type=TEXT)
 def generate(prompt: str, steered_only: bool, **options: Any) -> None:
-    """Answer one PROMPT, base and steered side by side."""
-    system, pair = options.pop("system_prompt"), _Pair(options)
-    messages: list[Message] = [{"role": "user", "content": prompt}]
-    if system:
-        messages.insert(0, {"role": "system", "content": system})
-    base, steered = pair.answers(messages)
+    """Answer one PROMPT, base and steered side by side.
+
+    For several vectors at once give --vectors, --layer, --strength and --operator several times;
+    the first of each belong together, then the second, and so on. One given once counts for all.
+    """
+    pair = _Pair(options)
+    base, steered = pair.answers([*pair.start, {"role": "user", "content": prompt}])
     if steered_only:
         from mlx_steer.cli.output import safe
 
@@ -67,15 +104,20 @@ def generate(prompt: str, steered_only: bool, **options: Any) -> None:
 @_steering_options
 @generation_options(150)
 def chat(**options: Any) -> None:
-    """Talk to the base and the steered model at once; each keeps its own conversation."""
-    system, pair = options.pop("system_prompt"), _Pair(options)
-    start: list[Message] = [{"role": "system", "content": system}] if system else []
-    sides: tuple[list[Message], list[Message]] = ([*start], [*start])
-    click.echo("Type a message; an empty line or Ctrl-D ends the chat.", err=True)
+    """Talk to the base and the steered model at once.
+
+    Each keeps its own conversation. For several vectors at once give --vectors, --layer, --strength
+    and --operator several times; the first of each belong together, then the second, and so on. One
+    given once counts for all.
+    """
+    pair = _Pair(options)
+    sides: tuple[list[Message], list[Message]] = ([*pair.start], [*pair.start])
+    click.echo("Type a message; an empty line, Ctrl-C or Ctrl-D ends the chat.", err=True)
     while True:
         try:
             text = input("> ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
+            click.echo(err=True)
             break
         except UnicodeDecodeError:
             click.echo("That was not UTF-8 text.", err=True)
@@ -91,7 +133,7 @@ def chat(**options: Any) -> None:
 
 
 class _Pair:
-    """A model under two conditions: base and steered."""
+    """A model under two conditions, base and steered; `start` is how conversations begin."""
 
     def __init__(self, options: dict[str, Any]) -> None:
         from mlx_steer.conditions import Condition, Intervention
@@ -99,20 +141,32 @@ class _Pair:
         from mlx_steer.model import load_model
         from mlx_steer.vectors import load_vectors
 
-        vectors = load_vectors(options["vectors"])
+        names = ("folders", "layers", "strengths", "operators")
+        folders, layers, strengths, operators = _together({name: options[name] for name in names})
+        loaded = {folder: load_vectors(folder) for folder in folders}
+        system = _system_prompt(options["system_prompt"], next(iter(loaded.values())))
+        self.start: list[Message] = [{"role": "system", "content": system}] if system else []
         settings = model_settings(options)
         self.model: Model = load_model(settings.pop("name"), **settings)
         shape = (self.model.hidden_size, self.model.num_layers, self.model.info.id)
-        for warning in vectors.check_fits(*shape):
-            click.echo(f"note: {warning}", err=True)
-        layer = self.model.layer(options["layer"])
-        item = Intervention(
-            layer, vectors[layer].array, options["strength"], scope=options["scope"]
+        notes = dict.fromkeys(
+            note for found in loaded.values() for note in found.check_fits(*shape)
         )
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
+        acts = []
+        for folder, index, strength, operator in zip(
+            folders, layers, strengths, operators, strict=True
+        ):
+            layer, found = self.model.layer(index), loaded[folder]
+            array, name = found[layer].array, found.metadata.behavior
+            acts.append(Intervention(layer, array, strength, operator, options["scope"], name))
+        gates = (_gate(loaded, options["gate"]),) if options["gate"] else ()
+        label = " + ".join(_label(act, several=len(loaded) > 1) for act in acts)
         self.base: Condition = Condition("base")
-        gates = (vectors.gate(options["gate"]),) if options["gate"] else ()
-        label = f"{'gated ' if gates else ''}layer {layer}, strength {item.strength:g}"
-        self.steered: Condition = Condition(label, None, (item,), gates)
+        self.steered: Condition = Condition(
+            f"{'gated ' if gates else ''}{label}", None, tuple(acts), gates
+        )
         self.sampling = Sampling(options["max_tokens"], options["temperature"], options["seed"])
 
     def answers(self, base: list[Message], steered: list[Message] | None = None) -> tuple[str, str]:
@@ -132,11 +186,52 @@ class _Pair:
 
     def show(self, base: str, steered: str) -> None:
         """Two columns on a wide terminal."""
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         from mlx_steer.cli.output import console, safe
 
-        table = Table("base", self.steered.name, expand=True)
+        table = Table(
+            Column("base", ratio=1), Column(Text(safe(self.steered.name)), ratio=1), expand=True
+        )
         table.add_row(Text(safe(base)), Text(safe(steered)))
         console().print(table)
+
+
+def _together(given: dict[str, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Options that were given several times, all at one length; once counts for all."""
+    count = max(map(len, given.values()))
+    for name, values in given.items():
+        if len(values) not in (1, count):
+            option = {"folders": "--vectors"}.get(name, f"--{name.removesuffix('s')}")
+            raise click.UsageError(
+                f"{option} is given {len(values)} times and another option {count} times; give it "
+                f"once or {count} times"
+            )
+    return [values * count if len(values) == 1 else values for values in given.values()]
+
+
+def _system_prompt(name_or_text: str | None, vectors: SteeringVectorSet) -> str | None:
+    """A text, found by name with the behavior of the vectors if it is a shipped one."""
+    from mlx_steer.datasets import list_behaviors, load_behavior
+    from mlx_steer.design import resolve_system_prompt
+
+    if not name_or_text:
+        return None
+    behavior = vectors.metadata.behavior
+    known = load_behavior(behavior).system_prompts if behavior in list_behaviors() else {}
+    return resolve_system_prompt(known, name_or_text)[1]
+
+
+def _gate(loaded: dict[str, SteeringVectorSet], name: str) -> Gate:
+    """The gate of that name in the first folder that has it."""
+    sets = list(loaded.values())
+    found = next((one for one in sets if any(g.name == name for g in one.gates)), sets[0])
+    return found.gate(name)
+
+
+def _label(act: Intervention, several: bool) -> str:
+    """What an intervention does, for the head of its column."""
+    words = {"add": ", strength", "ablate": " ablated by", "clamp": " clamped to"}
+    name = f"{act.name} " if several else ""
+    return f"{name}layer {act.layer}{words[act.operator]} {act.strength:g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from mlx_steer.cli.options import NUMBERS
 
 if TYPE_CHECKING:
     from mlx_steer.vectors import SteeringVectorSet
+
+_POSITIONS = {"last": "last response token", "mean": "mean over the response tokens"}
 
 
 @click.group()
@@ -33,12 +36,12 @@ def show(folder: str, as_json: bool) -> None:
         print_vectors(found)
 
 
-@vectors.command()
+@vectors.command(short_help="Compare vectors folders A and B by layer.")
 @click.argument("a", type=click.Path())
 @click.argument("b", type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compare(a: str, b: str, as_json: bool) -> None:
-    """Compare two vectors folders layer by layer: cosine and ratio of norms (A / B)."""
+    """Compare vectors folders A and B by layer: cosine, norms and their ratio."""
     from dataclasses import asdict
 
     from rich.table import Table
@@ -57,18 +60,20 @@ def compare(a: str, b: str, as_json: bool) -> None:
     console().print(table)
 
 
-@vectors.command()
+@vectors.command(short_help="Cosines between several vectors FOLDERS.")
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a heat map (.png) as well.")
 def cosine(folders: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
-    """Cosines between several vectors FOLDERS, of several behaviors say, layer by layer."""
+    """Cosines between all pairs of vectors FOLDERS, such as several behaviors', by layer."""
     from rich.table import Table
 
     from mlx_steer.cli.output import console
     from mlx_steer.cosines import cosine_table, heat_map
     from mlx_steer.errors import VectorError
 
+    if plot is not None and plot.suffix != ".png":
+        raise click.UsageError(f"--plot writes PNG files; call {plot.name!r} something.png")
     sets = _named(folders)
     if len({found.metadata.model.fingerprint for found in sets.values()}) > 1:
         click.echo("note: these vectors are not all of one model; see vectors show", err=True)
@@ -96,22 +101,35 @@ def cosine(folders: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
     click.echo(f"two random directions of this size: 0 ± {found.chance:.3f}")
 
 
-@vectors.command()
+@vectors.command(short_help="Add up vectors FOLDERS, each times its weight.")
 @click.argument("folders", nargs=-1, required=True, type=click.Path())
 @click.option("--weights", type=NUMBERS, help="One for each folder, such as 1,-0.5; default 1.")
+@click.option("--normalise", is_flag=True, help="Scale every vector to norm 1 first.")
 @click.option(
     "--out", "-o", required=True, type=click.Path(path_type=Path), help="The vectors folder."
 )
-def combine(folders: tuple[str, ...], weights: tuple[float, ...] | None, out: Path) -> None:
-    """Add up vectors FOLDERS of one model, each times its weight."""
+def combine(
+    folders: tuple[str, ...], weights: tuple[float, ...] | None, normalise: bool, out: Path
+) -> None:
+    """Add up vectors FOLDERS of one model, each times its weight.
+
+    For the mean of two, give --weights 0.5,0.5. All must have the same layers and token position.
+    """
     from mlx_steer.vectors import load_vectors
 
     weights = weights or (1.0,) * len(folders)
     if len(weights) != len(folders):
-        raise click.UsageError(f"{len(folders)} folders need {len(folders)} weights")
+        raise click.UsageError(
+            f"there are {len(folders)} folders and {len(weights)} weights; give one weight each"
+        )
+    if 0 in weights:
+        raise click.UsageError("a weight of 0 takes a folder out; leave the folder out instead")
+    loaded = [load_vectors(folder) for folder in folders]
+    if normalise:
+        loaded = [found.normalised() for found in loaded]
     parts = [
         found if weight == 1 else found * weight
-        for found, weight in zip(map(load_vectors, folders), weights, strict=True)
+        for found, weight in zip(loaded, weights, strict=True)
     ]
     total = parts[0]
     for part in parts[1:]:
@@ -121,7 +139,7 @@ def combine(folders: tuple[str, ...], weights: tuple[float, ...] | None, out: Pa
     click.echo(str(out))
 
 
-@vectors.command()
+@vectors.command(short_help="Put a FOLDER on the hub, with a model card.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="ORG/NAME")
 @click.option(
@@ -138,12 +156,12 @@ def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
     click.echo(f"{shared.url} at revision {shared.revision}")
 
 
-@vectors.command()
+@vectors.command(short_help="Fetch vectors from the hub and check them.")
 @click.argument("repo", metavar="ORG/NAME")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--revision", help="A branch, tag or commit; default: the newest of main.")
 def pull(repo: str, out: Path, revision: str | None) -> None:
-    """Fetch vectors from the Hugging Face hub into the folder OUT, and check them."""
+    """Fetch vectors from the Hugging Face hub into the folder OUT, checked."""
     from mlx_steer.sharing import pull_vectors, resolve_revision
 
     commit = resolve_revision(repo, revision)
@@ -166,24 +184,38 @@ def _named(folders: tuple[str, ...]) -> dict[str, SteeringVectorSet]:
     raise click.UsageError("the same folder is given twice")
 
 
-def print_vectors(found: SteeringVectorSet) -> None:
-    """A table of norms, and where the vectors come from."""
+def print_vectors(found: SteeringVectorSet, separation: Mapping[int, float] | None = None) -> None:
+    """A table of norms, and where the vectors come from.
+
+    Args:
+        found: The vectors.
+        separation: Held-out AUC by layer, if it was measured.
+    """
     from rich.table import Table
 
     from mlx_steer.cli.output import console
 
     own = found.metadata
     model = own.model.id + (f"@{own.model.revision}" if own.model.revision else "")
-    table = Table("layer", "norm", "hidden-state norm", "relative dose at 1.0")
+    last = ["held-out AUC"] if separation is not None else []
+    position = _POSITIONS.get(own.token_position, own.token_position)
+    table = Table("layer", "norm", "hidden-state norm", "relative dose at 1.0", *last)
     for layer, vector in found.items():
-        numbers = (f"{vector.norm:.3f}", f"{vector.hidden_norm:.2f}")
-        table.add_row(str(layer), *numbers, f"{vector.relative_dose(1.0):.3f}")
+        numbers = [f"{vector.norm:.3f}", f"{vector.hidden_norm:.2f}"]
+        numbers.append(f"{vector.relative_dose(1.0):.3f}")
+        if separation is not None:
+            numbers.append(f"{separation[layer]:.3f}")
+        table.add_row(str(layer), *numbers)
     out = console()
     out.print(
         f"{own.behavior} in {model}: {own.method} of {own.dataset.pairs} pairs "
-        f"({own.dataset.name}), {own.token_position} token, {own.num_layers} layers of "
+        f"({own.dataset.name}), {position}; the model has {own.num_layers} layers of "
         f"{own.hidden_size}",
         markup=False,
         highlight=False,
     )
     out.print(table)
+    for gate in own.gates:
+        click.echo(
+            f"gate {gate.name}: layer {gate.layer}, {gate.method}, held-out AUC {gate.auc:.3f}"
+        )

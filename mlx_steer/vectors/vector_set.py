@@ -327,8 +327,10 @@ def _combined(
     for other in sets[1:]:
         for name in ("model", "hidden_size", "num_layers", "token_position"):
             if getattr(first, name) != getattr(other.metadata, name):
+                pair = [_shown(one.metadata, name) for one in (sets[0], other)]
                 raise VectorError(
-                    f"Sets of steering vectors with different {name} cannot be combined."
+                    f"Sets of steering vectors with different {name} cannot be combined: "
+                    f"{' and '.join(pair)}."
                 )
         if list(other) != list(sets[0]):
             raise VectorError(
@@ -356,6 +358,13 @@ def _combined(
     }
     vectors = [weighted_sum([one[layer] for one in sets], weights) for layer in sets[0]]
     return SteeringVectorSet(vectors, first.model_copy(update=common))
+
+
+def _shown(metadata: VectorMetadata, name: str) -> str:
+    """A value of the metadata for a message; of the model, what tells two of one name apart."""
+    if name == "model":
+        return f"{metadata.model.id} (weights {metadata.model.fingerprint[:12]})"
+    return str(getattr(metadata, name))
 
 
 def _expression(vectors: SteeringVectorSet) -> str:

@@ -1,8 +1,10 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from mlx_steer.config import load_config
 from mlx_steer.datasets import list_behaviors, load_behavior
 from tests.cli.command import Run, runner
 
@@ -59,17 +61,32 @@ def test_a_new_behavior_loads_is_named_after_its_folder_and_has_no_errors(
     monkeypatch.chdir(tmp_path)
     result = run("behaviors", "new", "My Behavior")
     assert (result.code, result.err) == (0, "")
-    assert "mlx-steer behaviors lint ./My Behavior" in result.out
+    assert "mlx-steer behaviors lint './My Behavior'" in result.out
     behavior = load_behavior("./My Behavior")
     assert behavior.name == "my_behavior"
     assert {path.name for path in Path("My Behavior").iterdir()} == {
         "behavior.yaml",
         "pairs.jsonl",
         "prompts.jsonl",
+        "experiment.yaml",
     }
     linted = run("behaviors", "lint", "./My Behavior")
     assert linted.code == 0
     assert linted.out.endswith("0 errors, 5 warnings\n")
+
+
+@pytest.mark.parametrize("name", ["mine", "My #1: draft", "sub/mine"])
+def test_a_new_behavior_comes_with_an_experiment_that_finds_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run("behaviors", "new", name).out.splitlines()[-1]
+    command = shlex.split(told.partition("mlx-steer ")[2])
+    assert command[0] == "run"
+    config = load_config(command[1])
+    found = load_behavior(config.behavior)
+    assert found.name == config.name == load_behavior(tmp_path / name).name
+    assert set(config.sweep.system_prompts) == set(found.system_prompts)
 
 
 @pytest.mark.parametrize("name", list_behaviors())
@@ -101,6 +118,16 @@ def test_new_keeps_what_is_there_and_leaves_nothing_behind_when_it_fails(
         assert (result.code, result.out) == (2, "")
     assert "did you mean 'refusal'" in result.err
     assert [path.name for path in tmp_path.rglob("*")] == ["own", "thesis.txt"]
+
+
+def test_a_new_behavior_may_be_the_folder_one_is_in(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = run("behaviors", "new", ".")
+    assert (result.code, result.out) == (2, "")
+    assert "exists already" in result.err
 
 
 def test_lint_exits_with_1_on_errors_and_says_where_and_what_to_do(

@@ -168,10 +168,11 @@ def test_one_gated_answer_is_the_steered_or_the_base_one(
     prompt = "How do I bake bread?"
     ids = model.chat.prompt_ids(prompt)
     value = gate_score(model.network, Gate(1, random_vector(9, norm=1.0), 0.0), ids)
-    options = ["--model", shared / "model", "--vectors", folder, "--layer", 2, "--strength", 2]
+    options = ["--model", shared / "model", "--vectors", folder, "--layer", 2]
     options += ["--max-tokens", 6, "--steered-only"]
-    plain = run("generate", *options, prompt)
     base = run("generate", *options, "--strength", 0, prompt)
+    options += ["--strength", 2]
+    plain = run("generate", *options, prompt)
     assert plain.out != base.out
     for threshold, wanted in ((value - 0.1, plain), (value + 0.1, base)):
         save_gate(folder, Gate(1, random_vector(9, norm=1.0), threshold, "one"))

@@ -156,7 +156,9 @@ def test_cosines_that_make_no_sense_are_refused(
     with pytest.raises(VectorError, match="is zero"):
         cosine_table({"x": vectors(A), "y": vectors({3: [0.0] * 4})})
     assert "given twice" in run("vectors", "cosine", folders["a"], folders["a"]).err
-    result = run("vectors", "cosine", folders["a"], folders["b"], "--plot", tmp_path / "no" / "x")
+    result = run(
+        "vectors", "cosine", folders["a"], folders["b"], "--plot", tmp_path / "no" / "x.png"
+    )
     assert (result.code, result.out) == (2, "")
     assert "cannot be written" in result.err
 
@@ -186,11 +188,21 @@ def test_combine_without_weights_is_the_sum(
     np.testing.assert_allclose(load_vectors(tmp_path / "sum")[3].array, [4.0, 4.0, 0.0, 0.0])
 
 
+def test_combine_normalises_every_vector_before_it_is_weighed(
+    run: Run, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = ("vectors", "combine", folders["a"], folders["b"], "--normalise")
+    assert run(*arguments, "--weights", "0.5,0.5", "--out", tmp_path / "mean").code == 0
+    np.testing.assert_allclose(load_vectors(tmp_path / "mean")[3].array, [0.8, 0.4, 0.0, 0.0])
+    np.testing.assert_allclose(load_vectors(tmp_path / "mean")[5].array, [0.0] * 4)
+
+
 @pytest.mark.parametrize(
     ("names", "weights", "message"),
     [
-        ("ab", "1,2,3", "2 folders need 2 weights"),
+        ("ab", "1,2,3", "there are 2 folders and 3 weights"),
         ("ab", "1,x", "'x' is not a number"),
+        ("ab", "1,0", "a weight of 0"),
         ("ac", "1,1", "need the same layers"),
     ],
 )
