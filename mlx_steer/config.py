@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from mlx_steer.bounded_yaml import BoundedLoader
 from mlx_steer.errors import ConfigError
 
 # Beyond any sensible factor, but small enough that nothing overflows.
@@ -297,7 +298,7 @@ def parse_config(data: object, where: str) -> ExperimentConfig:
         raise ConfigError(f"{where}: {error}") from error
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(BoundedLoader):
     """YAML without aliases, which can nest a billion values in ten lines, and no key twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:

@@ -150,14 +150,14 @@ def _effect(vectors: SteeringVectorSet, run: Path) -> _Effect:
         metrics = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise VectorError(f"{file} is missing; write it with: mlx-steer report {run}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VectorError(
             f"{file} cannot be read ({error}); run: mlx-steer report {run}"
         ) from error
     _check_same(vectors, run)
     try:
         return _read_effect(metrics)
-    except (KeyError, TypeError, IndexError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise VectorError(
             f"{file} is not as this version writes it; write it anew with: mlx-steer report {run}"
         ) from error

@@ -117,6 +117,7 @@ def condition_record(
         "gates": [
             {"name": g.name, "layer": g.layer, "threshold": g.threshold} for g in condition.gates
         ],
+        "gate_join": condition.gate_join,
         # Score minus threshold of each gate and prompt; the gate is open at 0 and above.
         "gate_scores": {},
         "rows": {},

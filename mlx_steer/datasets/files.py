@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from mlx_steer.bounded_yaml import BoundedLoader
 from mlx_steer.datasets.problems import kind_of
 from mlx_steer.errors import DataError
 
@@ -59,10 +60,10 @@ def parse_yaml(source: Traversable, text: str) -> object:
     """A YAML file's content; raises DataError."""
     try:
         # An alias can nest a value in itself, or a thousand values in ten lines.
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        for event in yaml.parse(text, Loader=BoundedLoader):
             if isinstance(event, yaml.AliasEvent):
                 raise DataError(f"{source} uses the YAML alias *{event.anchor}; write it out.")
-        data: object = yaml.safe_load(text)
+        data: object = yaml.load(text, Loader=BoundedLoader)
     except DataError:
         raise
     except Exception as error:  # the constructors of dates and numbers raise anything

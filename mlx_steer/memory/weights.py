@@ -134,7 +134,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{folder} is no model folder: it has no config.json") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); fetch the model again") from error
     if not isinstance(config, dict):
         raise ModelError(f"{path} is damaged (not an object); fetch the model again")

@@ -14,6 +14,7 @@ from typing import Any
 from mlx_steer.blas import cache_root
 from mlx_steer.errors import ModelError
 from mlx_steer.hub_errors import hub_problem
+from mlx_steer.memory import read_config
 from mlx_steer.model.fingerprint import files_fingerprint, weights_fingerprint
 
 BUILT_IN = "smollm2-135m"
@@ -140,9 +141,9 @@ def _checked(folder: Path) -> Path:
         )
     shards = _json(folder / "model.safetensors.index.json").get("weight_map")
     for name in sorted({*map(str, shards.values())}) if isinstance(shards, dict) else ():
-        if not (folder / name).is_file():
+        if not _is_file(folder / name):
             raise ModelError(
-                f"{folder} lacks {name!r}, which its index names; the download may be "
+                f"{folder} lacks {name[:100]!r}, which its index names; the download may be "
                 "incomplete, fetch it again"
             )
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
@@ -150,13 +151,21 @@ def _checked(folder: Path) -> Path:
             f"{folder} has no tokenizer ({_TOKENIZER_FILES[0]}); the download may be incomplete, "
             "fetch it again"
         )
-    code = _json(folder / "config.json").get("model_file")
+    # A config that cannot be read must not pass for one that wants no code.
+    code = read_config(folder).get("model_file")
     if code is not None:
         raise ModelError(
             f"{folder} wants its own code {code!r} to be run, and a model's code is never run; "
             "take a model of an architecture that mlx-lm knows"
         )
     return folder
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than a file's can be
+        return False
 
 
 def _json(path: Path) -> dict[str, Any]:

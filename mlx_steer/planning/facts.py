@@ -141,9 +141,10 @@ def _has_weights(folder: Path) -> bool:
         return any(folder.glob("model*.safetensors"))
     try:
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError):
+        return all((folder / name).is_file() for name in files)
+    # OSError: a name may be longer than a file's can be.
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
-    return all((folder / name).is_file() for name in files)
 
 
 def _chat(folder: Path, settings: ModelConfig) -> ChatFormat | None:
@@ -155,7 +156,9 @@ def _chat(folder: Path, settings: ModelConfig) -> ChatFormat | None:
     from mlx_steer.model.chat import ChatFormat
 
     try:
-        tokenizer = load_tokenizer(folder)  # type: ignore[no-untyped-call]
+        # Without it transformers would ask on the terminal whether to run a tokenizer's code.
+        own_code = {"trust_remote_code": False}
+        tokenizer = load_tokenizer(folder, own_code)  # type: ignore[no-untyped-call]
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
