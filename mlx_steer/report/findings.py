@@ -98,7 +98,8 @@ def _headline(metrics: Json) -> list[str]:
         *gating.fixed_sentences(metrics),
         _prompt_sentence(metrics),
         *_both_sentences(metrics),
-        control_sentence(metrics),
+        # A control that is not beaten belongs here too: shuffled pairs keep the texts' style.
+        " ".join([control_sentence(metrics), *other_controls(metrics)]).strip(),
         _breakdown_sentence(metrics),
     ]
 
