@@ -228,7 +228,9 @@ def print_table(lines: Sequence[Line]) -> None:
 @click.option("--prompt-tokens", default=60, show_default=True)
 @click.option("--max-tokens", default=48, show_default=True)
 @click.option("--conditions", default=8, show_default=True, help="Of each prompt.")
-@click.option("--mistral", is_flag=True, help="A random 4-bit Mistral 7B: 2 short rows, 2 new tokens.")
+@click.option(
+    "--mistral", is_flag=True, help="A random 4-bit Mistral 7B: 2 short rows, 2 new tokens."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
     name: str,
