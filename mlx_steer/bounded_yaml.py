@@ -12,7 +12,7 @@ _DEEPEST = 50
 class BoundedLoader(yaml.SafeLoader):
     """Reads plain values; refuses lists and objects in brackets that are nested too deeply."""
 
-    def fetch_flow_collection_start(self, TokenClass: Any) -> None:  # noqa: N803
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         """Called for every opening bracket."""
         # For each token the scanner looks at every bracket that is open.
         if self.flow_level >= _DEEPEST:

@@ -72,8 +72,6 @@ def test_no_file_gives_anything_but_a_report_or_an_error(file: str, finished: Pa
         check()
 
 
-
-
 def test_no_bookkeeping_keeps_a_run_from_going_on(finished: Path) -> None:
     """Files of the run's own that may be missing or damaged: it then makes what they stood for."""
     with tempfile.TemporaryDirectory() as parent:

@@ -15,6 +15,9 @@ _HIDDEN_COPIES, _MLP_COPIES, _SCORE_COPIES = 8, 3, 1.25
 # Head sizes that MLX's fused attention on Metal takes when it reads a prompt.
 _FUSED_HEADS = (64, 80, 128)
 
+# Beyond any model's numbers, and of layers so few that they can be counted through.
+_LARGEST, _MOST_LAYERS = 2**31, 10_000
+
 # What these models leave out of their config.json, as mlx-lm fills it in.
 _LEFT_OUT: dict[str, dict[str, int]] = {
     "gemma3": {
@@ -68,27 +71,40 @@ class Shape:
             ModelError: If a value that is needed is missing.
         """
         left_out = _LEFT_OUT.get(str(config.get("model_type")), {})
-        text: Mapping[str, Any] = {**left_out, **(config.get("text_config") or config)}
+        text: Mapping[str, Any] = {**left_out, **text_config(config)}
 
-        def number(*names: str) -> int:
+        def number(*names: str, default: int | None = None, most: int = _LARGEST) -> int:
             for name in names:
-                if isinstance(text.get(name), int):
-                    return int(text[name])
-            raise ModelError(
-                f"the config.json gives no {names[0]}, so the memory the model takes is unknown"
-            )
+                value = text.get(name)
+                if value is not None and value != 0:
+                    if type(value) is not int or not 1 <= value <= most:
+                        raise ModelError(
+                            f"the config.json gives a {name} of {str(value)[:40]!r}, which no "
+                            "model has; fetch the model again"
+                        )
+                    return value
+            if default is None:
+                raise ModelError(
+                    f"the config.json gives no {names[0]}, so the memory the model takes is unknown"
+                )
+            return default
 
         hidden, heads = number("hidden_size"), number("num_attention_heads")
-        experts = text.get("num_local_experts") or text.get("num_experts") or 1
+        experts = number("num_local_experts", "num_experts", default=1)
         inner = number(*(("moe_intermediate_size",) if experts > 1 else ()), "intermediate_size")
-        at_once = text.get("num_experts_per_tok") or 1 if experts > 1 else 1
+        at_once = number("num_experts_per_tok", default=1) if experts > 1 else 1
+        if at_once > experts:
+            raise ModelError(
+                f"the config.json gives {at_once} experts per token of {experts}; fetch the model "
+                "again"
+            )
         return Shape(
-            layers=number("num_hidden_layers"),
+            layers=number("num_hidden_layers", most=_MOST_LAYERS),
             hidden=hidden,
             inner=inner * at_once,
             heads=heads,
-            kv_heads=text.get("num_key_value_heads") or heads,
-            head_dim=text.get("head_dim") or hidden // heads,
+            kv_heads=number("num_key_value_heads", default=heads),
+            head_dim=number("head_dim", default=max(1, hidden // heads)),
             vocabulary=number("vocab_size"),
             experts=experts,
             expert_inner=inner,
@@ -141,6 +157,12 @@ class Shape:
 
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a config.json says, or leaves open, that embedding and output matrix are one."""
-    text: Mapping[str, Any] = config.get("text_config") or config
+    text = text_config(config)
     # Where nothing is said mlx-lm ties them, too.
     return text.get("tie_word_embeddings", config.get("tie_word_embeddings")) is not False
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that is about text, which in many is all of it."""
+    text = config.get("text_config")
+    return text if isinstance(text, Mapping) and text else config

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlx_steer.errors import ModelError
 from mlx_steer.memory.machine import too_large, working_set
-from mlx_steer.memory.shape import Shape, Tensor, is_tied
+from mlx_steer.memory.shape import Shape, Tensor, is_tied, text_config
 
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "U64": 8, "I32": 4, "U32": 4}
 _NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -82,7 +82,7 @@ def weight_bytes_of(
         ModelError: If a file is damaged or the config lacks a value that is needed.
     """
     config = read_config(source) if isinstance(source, Path) else source
-    stored = config.get("quantization") or config.get("quantization_config") or {}
+    stored = _quantization(config)
     per_scale = _GROUP
     if isinstance(source, Path):
         # Not by its `Shape`: of a model that says less of itself than that needs, files tell.
@@ -90,7 +90,7 @@ def weight_bytes_of(
     else:
         tensors = list(Shape.of(config).tensors(_stored_dtype(config)))
         if not dequantize and "bits" in stored:
-            quantize, per_scale = stored["bits"], _group_size(stored, "")
+            quantize, per_scale = _small(stored, "bits", 16), _group_size(stored, "")
     wanted = _NAMES.get(str(dtype))
     packed = {_owner(name) for name, _, _ in tensors if name.endswith(".scales")}
     total = 0.0
@@ -159,12 +159,27 @@ def stored_tensors(folder: Path, tied: bool) -> Iterator[Tensor]:
                     raise ValueError("its header is longer than the file")
                 header = json.loads(file.read(length))
             header.pop("__metadata__", None)
-            found = [(n, str(t["dtype"]), tuple(t["shape"])) for n, t in header.items()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+            found = [(n, str(t["dtype"]), _shape(t["shape"])) for n, t in header.items()]
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            struct.error,
+        ) as error:
             raise ModelError(f"{path} is damaged ({error}); fetch it again") from error
         for name, kind, shape in found:
             if not any(part in name for part in _NOT_LOADED) and not (tied and "lm_head" in name):
                 yield name, kind, shape
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = tuple(value)
+    if len(shape) > 8 or not all(type(n) is int and 0 <= n < 2**48 for n in shape):
+        raise ValueError(f"the shape {str(value)[:40]}")
+    return shape
 
 
 def _owner(name: str) -> str:
@@ -174,7 +189,22 @@ def _owner(name: str) -> str:
 def _group_size(stored: Mapping[str, Any], owner: str) -> int:
     """Numbers that share a scale; a layer may have its own."""
     own = stored.get(owner)
-    return int((own if isinstance(own, Mapping) else stored).get("group_size", _GROUP))
+    return _small(own if isinstance(own, Mapping) else stored, "group_size", _GROUP)
+
+
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    stored = config.get("quantization") or config.get("quantization_config")
+    return stored if isinstance(stored, Mapping) else {}
+
+
+def _small(stored: Mapping[str, Any], name: str, default: int) -> int:
+    value = stored.get(name, default)
+    if type(value) is not int or not 1 <= value <= 4096:
+        raise ModelError(
+            f"the config.json gives a {name} of {str(value)[:40]!r}, which no quantisation has; "
+            "fetch the model again"
+        )
+    return value
 
 
 def _can_quantize(name: str, shape: Sequence[int]) -> bool:
@@ -182,6 +212,6 @@ def _can_quantize(name: str, shape: Sequence[int]) -> bool:
 
 
 def _stored_dtype(config: Mapping[str, Any]) -> str:
-    text = config.get("text_config") or {}
+    text = text_config(config)
     name = config.get("dtype") or config.get("torch_dtype") or text.get("torch_dtype")
     return _NAMES.get(str(name), "BF16")

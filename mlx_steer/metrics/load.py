@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, JsonValue, RootModel, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+)
 
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.datasets import PromptItem, PromptSet, Split, Tool
@@ -23,6 +31,7 @@ from mlx_steer.metrics.records import (
     Choice,
     ConditionRecord,
     GateRecord,
+    ManifestRecord,
     Record,
     Row,
     Score,
@@ -49,7 +58,7 @@ class _Gates(Record):
     gates: tuple[GateRecord, ...]
 
 
-class _Separation(RootModel[dict[int, float | None]]):
+class _Separation(RootModel[dict[int, FiniteFloat | None]]):
     pass
 
 
@@ -123,6 +132,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
             f"{folder} was written by another version of mlx-steer (format {version}, this is "
             f"{FORMAT_VERSION}); report it with that version, or run it again"
         )
+    _record(folder / "manifest.json", ManifestRecord)
     try:
         config = load_config(folder / "config.yaml")
     except ConfigError as error:
@@ -214,6 +224,8 @@ def _read(path: Path) -> bytes:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read(path))
+        # Python takes NaN and halves of surrogate pairs, neither of which a report can hold.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is damaged: it is not valid JSON ({error})") from error
     if not isinstance(value, dict):

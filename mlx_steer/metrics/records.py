@@ -20,6 +20,24 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
+class ManifestModel(Record):
+    """What is read of the manifest's model."""
+
+    id: str | None = None
+    revision: str | None = None
+    model_type: str | None = None
+    quantization: dict[str, JsonValue] | None = None
+
+
+class ManifestRecord(Record):
+    """What is computed with of manifest.json; the rest is only shown."""
+
+    model: ManifestModel | None = None
+    num_layers: Annotated[int, Field(ge=0, le=100_000)] | None = None
+    seconds: dict[str, FiniteFloat] | None = None
+    notes: tuple[str, ...] | None = None
+
+
 class BehaviorRecord(Record):
     """The behavior's names and words, as the run recorded them."""
 
@@ -48,8 +66,8 @@ class InterventionRecord(Record):
     operator: str = "add"
     scope: str = "all"
     vector: str = ""
-    norm: float | None = None
-    relative_dose: float | None = None
+    norm: FiniteFloat | None = None
+    relative_dose: FiniteFloat | None = None
 
 
 class GateUse(Record):
@@ -114,7 +132,7 @@ class Row(Record):
     prompt_tokens: int | None = None
     tokens: tuple[int, ...] = ()
     finish_reason: str | None = None
-    margin: float | None = None
+    margin: FiniteFloat | None = None
     gates: tuple[JsonValue, ...] = ()
     steered: bool | None = None
 
@@ -123,7 +141,7 @@ class Score(Record):
     """What needed the model once more: perplexity, and later a judge model's verdict."""
 
     key: str
-    perplexity: float | None = None
+    perplexity: FiniteFloat | None = None
     judge_model: Verdict | None = None
 
 

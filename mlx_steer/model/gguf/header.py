@@ -17,6 +17,8 @@ from mlx_steer.errors import ModelError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+# MLX's reader keeps no more, and does not check.
+_MOST_DIMENSIONS = 4
 
 # Type number -> name, values per block, bytes per block, for the types MLX reads exactly.
 _READABLE = {
@@ -134,13 +136,24 @@ def read_header(path: Path) -> Header:
             tensor_count, pair_count = reader.scalar("Q"), reader.scalar("Q")
             metadata: dict[str, object] = {}
             for _ in range(pair_count):
-                key = reader.text()
-                metadata[key] = reader.value(reader.scalar("I"))
+                key, kind = reader.text(), reader.scalar("I")
+                # MLX takes an alignment of another type for the default one.
+                if key in metadata or (key == "general.alignment" and kind != 4):
+                    raise KeyError(key)
+                metadata[key] = reader.value(kind)
             tensors = {}
             for _ in range(tensor_count):
                 name = reader.text()
+                if name in tensors:
+                    raise KeyError(name)  # MLX would read the first, unchecked
                 # GGUF gives the fastest-moving dimension first; here as everywhere else it is last.
-                shape = tuple(reader.scalar("Q") for _ in range(reader.scalar("I")))[::-1]
+                dimensions = reader.scalar("I")
+                if dimensions > _MOST_DIMENSIONS:
+                    raise ModelError(
+                        f"{path} has a tensor of {dimensions} dimensions, which GGUF does not "
+                        "have; download or copy it again."
+                    )
+                shape = tuple(reader.scalar("Q") for _ in range(dimensions))[::-1]
                 tensors[name] = Tensor(reader.scalar("I"), shape, reader.scalar("Q"))
             alignment = metadata.get("general.alignment", 32)
             if not isinstance(alignment, int) or alignment < 1:
