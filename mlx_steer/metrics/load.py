@@ -125,6 +125,8 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no run directory {folder}; give one that `mlx-steer run` wrote")
+    if not any((folder / name).exists() for name in ("manifest.json", "rows.jsonl", "run.log")):
+        raise RunError(f"{folder} is no run directory; give one that `mlx-steer run` wrote")
     manifest = _json(folder / "manifest.json")
     version = manifest.get("format_version")
     if version != FORMAT_VERSION:
