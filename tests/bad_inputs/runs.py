@@ -133,12 +133,7 @@ _OTHER = '{"format_version": 1, "labels": {"0123": "shown"}}'
 CASES = [
     Case("no directory", lambda w: ["report", str(w.tmp / "no")], ("there is no run directory",)),
     Case("report of a file", lambda w: ["report", str(w.config())], ("there is no run directory",)),
-    Case(
-        "report of a folder that is no run",
-        lambda w: ["report", str(w.tmp)],
-        ("is no run directory",),
-    ),
-    Case("report of something", lambda w: ["report", str(w.behavior)], ("manifest.json is miss",)),
+    Case("report of something", lambda w: ["report", str(w.behavior)], ("is no run directory",)),
     Case("a file in the way", _file_for_folder, ("is a file", "choose another --out")),
     Case("a file on the way", _under_file, ("cannot be used", "Not a directory", "--out")),
     Case("a foreign directory", _foreign, ("holds other things than a run", "--out")),
