@@ -94,6 +94,7 @@ class _Pair:
     """A model under two conditions: base and steered."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from mlx_steer.cli.output import safe
         from mlx_steer.conditions import Condition, Intervention
         from mlx_steer.generate import Sampling
         from mlx_steer.model import load_model
@@ -104,7 +105,7 @@ class _Pair:
         self.model: Model = load_model(settings.pop("name"), **settings)
         shape = (self.model.hidden_size, self.model.num_layers, self.model.info.id)
         for warning in vectors.check_fits(*shape):
-            click.echo(f"note: {warning}", err=True)
+            click.echo(f"note: {safe(warning)}", err=True)
         layer = self.model.layer(options["layer"])
         item = Intervention(
             layer, vectors[layer].array, options["strength"], scope=options["scope"]
