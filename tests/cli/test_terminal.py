@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -66,7 +67,6 @@ def test_responses_are_shown_and_not_obeyed(
 def test_the_report_holds_no_control_characters_of_a_response(run: Run, tmp_path: Path) -> None:
     folder = small_run.shared_folder(tmp_path) / "run"
     rows = (folder / "rows.jsonl").read_text().splitlines()
-    import json
 
     rows = [json.dumps({**json.loads(row), "text": EVIL + "</script><b>"}) for row in rows]
     (folder / "rows.jsonl").write_text("\n".join(rows) + "\n")
@@ -76,12 +76,12 @@ def test_the_report_holds_no_control_characters_of_a_response(run: Run, tmp_path
         text = (folder / name).read_bytes().decode()
         found = re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", text)
         assert found is None, (name, text[found.start() - 60 : found.end() + 20])
-        assert "</script><b>" not in text
+    # In the Markdown it stands in a fence, which is text.
+    assert "</script><b>" not in (folder / "report.html").read_text()
 
 
 def test_a_model_folders_tokenizer_code_is_never_asked_about(tmp_path: Path, run: Run) -> None:
     """Planning loads the tokenizer: transformers would ask on the terminal for its code."""
-    import json
 
     folder = tiny_folder("llama", tmp_path / "model")
     path = folder / "tokenizer_config.json"
