@@ -18,4 +18,4 @@ class BoundedLoader(yaml.SafeLoader):
         if self.flow_level >= _DEEPEST:
             problem = f"lists and objects are nested more than {_DEEPEST} deep"
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.get_mark())
-        super().fetch_flow_collection_start(TokenClass)  # type: ignore[no-untyped-call]
+        super().fetch_flow_collection_start(TokenClass)

@@ -70,7 +70,7 @@ def test_no_spoiled_lines_give_anything_but_a_behavior_or_an_error(
     if file == "prompts.jsonl":
         records[0] |= {"system": "Be brief.", "tools": True, "check": {"want": [1, {"a": None}]}}
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(fuzz.line_files(records))
     def check(data: bytes) -> None:
         read(file, data)
@@ -84,7 +84,7 @@ def test_no_spoiled_behavior_file_gives_anything_but_a_behavior_or_an_error(
     text = (good / "behavior.yaml").read_text()
     spoiled = fuzz.values(yaml.safe_load(text)).map(lambda v: json.dumps(v).encode())
 
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=20, deadline=None)
     @given(spoiled | fuzz.spoiled(text.encode()) | st.binary(max_size=40))
     def check(data: bytes) -> None:
         read("behavior.yaml", data)

@@ -47,7 +47,7 @@ def fit(
     """Fit a gate on a behavior's gate prompts and save it with the vectors."""
     from rich.table import Table
 
-    from mlx_steer.cli.output import console
+    from mlx_steer.cli.output import console, safe
     from mlx_steer.datasets import load_behavior
     from mlx_steer.design import resolve_system_prompt
     from mlx_steer.gates import GATE_METHODS, fit_gate
@@ -58,7 +58,7 @@ def fit(
     settings = model_settings(options)
     model = load_model(settings.pop("name"), **settings)
     for warning in found.check_fits(model.hidden_size, model.num_layers, model.info.id):
-        click.echo(f"note: {warning}", err=True)
+        click.echo(f"note: {safe(warning)}", err=True)
     prompt = resolve_system_prompt(data.system_prompts, system_prompt)[1] if system_prompt else None
     done = fit_gate(
         model,

@@ -108,11 +108,11 @@ def _print_diagnosis(found: Diagnosis) -> None:
 def _print_plan(found: ExperimentPlan) -> None:
     from rich.table import Table
 
-    from mlx_steer.cli.output import console
+    from mlx_steer.cli.output import console, safe
 
     out = console()
     where = "on this machine" if found.downloaded else "not downloaded"
-    out.print(f"{found.name}: {found.model} ({where})", markup=False)
+    out.print(safe(f"{found.name}: {found.model} ({where})"), markup=False)
     table = Table("stage", "conditions", "prompts", "rows", "prompt tokens", "new tokens", "time")
     for stage in found.stages:
         seconds = found.seconds.get(stage.name)
@@ -133,7 +133,7 @@ def _print_plan(found: ExperimentPlan) -> None:
     _print_power(found)
     _print_memory(found)
     for note in found.notes:
-        out.print(f"note: {note}", markup=False)
+        out.print(safe(f"note: {note}"), markup=False)
 
 
 def _print_power(found: ExperimentPlan) -> None:

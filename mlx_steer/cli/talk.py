@@ -136,6 +136,7 @@ class _Pair:
     """A model under two conditions, base and steered; `start` is how conversations begin."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from mlx_steer.cli.output import safe
         from mlx_steer.conditions import Condition, Intervention
         from mlx_steer.generate import Sampling
         from mlx_steer.model import load_model
@@ -153,7 +154,7 @@ class _Pair:
             note for found in loaded.values() for note in found.check_fits(*shape)
         )
         for note in notes:
-            click.echo(f"note: {note}", err=True)
+            click.echo(f"note: {safe(note)}", err=True)
         acts = []
         for folder, index, strength, operator in zip(
             folders, layers, strengths, operators, strict=True

@@ -66,9 +66,10 @@ def compare(a: str, b: str, as_json: bool) -> None:
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a heat map (.png) as well.")
 def cosine(folders: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
     """Cosines between all pairs of vectors FOLDERS, such as several behaviors', by layer."""
+    from rich.markup import escape
     from rich.table import Table
 
-    from mlx_steer.cli.output import console
+    from mlx_steer.cli.output import console, safe
     from mlx_steer.cosines import cosine_table, heat_map
     from mlx_steer.errors import VectorError
 
@@ -94,7 +95,8 @@ def cosine(folders: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
         }
         click.echo(json.dumps(record, indent=2))
         return
-    table = Table("layer", *(f"{a}, {b}" for a, b in found.values))
+    # Brackets in a name would be taken for markup.
+    table = Table("layer", *(escape(safe(f"{a}, {b}")) for a, b in found.values))
     for i, layer in enumerate(found.layers):
         table.add_row(str(layer), *(f"{values[i]:+.3f}" for values in found.values.values()))
     console().print(table)
@@ -148,11 +150,12 @@ def combine(
 @click.option("--private", is_flag=True, help="Make the repository private.")
 def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
     """Put a vectors FOLDER on the Hugging Face hub, with a model card."""
+    from mlx_steer.cli.output import safe
     from mlx_steer.sharing import push_vectors
 
     shared = push_vectors(folder, repo, run=run_dir, private=private)
     for note in shared.notes:
-        click.echo(f"note: {note}", err=True)
+        click.echo(f"note: {safe(note)}", err=True)
     click.echo(f"{shared.url} at revision {shared.revision}")
 
 
@@ -193,7 +196,7 @@ def print_vectors(found: SteeringVectorSet, separation: Mapping[int, float] | No
     """
     from rich.table import Table
 
-    from mlx_steer.cli.output import console
+    from mlx_steer.cli.output import console, safe
 
     own = found.metadata
     model = own.model.id + (f"@{own.model.revision}" if own.model.revision else "")
@@ -208,9 +211,11 @@ def print_vectors(found: SteeringVectorSet, separation: Mapping[int, float] | No
         table.add_row(str(layer), *numbers)
     out = console()
     out.print(
-        f"{own.behavior} in {model}: {own.method} of {own.dataset.pairs} pairs "
-        f"({own.dataset.name}), {position}; the model has {own.num_layers} layers of "
-        f"{own.hidden_size}",
+        safe(
+            f"{own.behavior} in {model}: {own.method} of {own.dataset.pairs} pairs "
+            f"({own.dataset.name}), {position}; the model has {own.num_layers} layers of "
+            f"{own.hidden_size}"
+        ),
         markup=False,
         highlight=False,
     )

@@ -21,6 +21,8 @@ def how_to_read(alpha: float) -> str:
 
 def table(words: Words, records: Mapping[str, Json]) -> Table:
     """One line for each condition: the difference of each rate; the headline's lines marked."""
+    # Of an unfinished run a condition may share no prompt with the one it is compared with.
+    records = {n: r for n, r in records.items() if any(r.values())}
     measures = [m for m in MEASURES if any(r[m] for r in records.values())]
     sizes = {m: max(r[m]["n"] for r in records.values() if r[m]) for m in measures}
     family_of = {n: next(d["family"] for d in r.values() if d) for n, r in records.items()}

@@ -7,6 +7,7 @@ the page's own script puts them into text nodes.
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any
@@ -21,6 +22,10 @@ from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.report.document import Document
 
 SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
+# What ends a script element or a line of script, controls beyond ASCII's first 32 (which JSON
+# escapes itself), and marks that turn the direction of what follows.
+_NOT_AS_THEY_ARE = re.compile("[<>&\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
 VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
 
 
@@ -138,9 +143,7 @@ def _utf16(text: str, offset: int) -> int:
 def script_json(value: object) -> str:
     """JSON that nothing can break out of, inside a script element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
+    return _NOT_AS_THEY_ARE.sub(lambda m: f"\\u{ord(m.group()):04x}", text)
 
 
 def _link(rows: Mapping[str, str]) -> str:
