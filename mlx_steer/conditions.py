@@ -13,10 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Operator = Literal["add", "ablate", "clamp"]
-Scope = Literal["all", "generated", "prompt"]
+Scope = Literal["all", "generated", "prompt", "thinking", "answer"]
+Stage = Literal["prompt", "thinking", "answer"]
 GateJoin = Literal["any", "all"]
 
 Float32 = NDArray[np.float32]
+
+_STAGES: dict[Scope, tuple[Stage, ...]] = {
+    "all": ("prompt", "thinking", "answer"),
+    "generated": ("thinking", "answer"),
+    "prompt": ("prompt",),
+    "thinking": ("thinking",),
+    "answer": ("answer",),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +68,10 @@ class Intervention:
             projection on the unit direction is set to.
         operator: How the vector acts.
         scope: The positions it acts on: `all`, `generated` (every position that predicts a response
-            token, the last prompt token included) or `prompt` (those before it).
+            token, the last prompt token included), `prompt` (those before it), `thinking` (of the
+            generated ones those up to the one that predicts the end of the thinking) or `answer`
+            (those from the token that ends the thinking on). A response without thinking is all
+            answer.
         name: What the vector is called in reports, for example the behavior.
     """
 
@@ -85,6 +97,10 @@ class Intervention:
         """Whether it can change anything: adding or ablating with strength 0 does not."""
         return self.operator == "clamp" or self.strength != 0.0
 
+    def acts_on(self, stage: Stage) -> bool:
+        """Whether it changes anything at positions of this stage."""
+        return self.acts and stage in _STAGES[self.scope]
+
 
 @dataclass(frozen=True, eq=False)
 class Condition:
@@ -106,6 +122,11 @@ class Condition:
     gates: tuple[Gate, ...] = ()
     gate_join: GateJoin = "all"
     kind: str = ""
+
+    @property
+    def parts_response(self) -> bool:
+        """Whether anything acts on only one of thinking and answer."""
+        return any(i.acts_on("thinking") != i.acts_on("answer") for i in self.interventions)
 
     def key(self) -> dict[str, object]:
         """Everything that determines the condition's effect, as JSON values; not its name."""

@@ -229,6 +229,8 @@ class ExperimentConfig(_Section):
     Attributes:
         name: Of the run, and of its directory under `runs/`.
         behavior: A shipped behavior's name, or a folder of one's own.
+        scope: The positions that vectors act on, in every condition that steers (see
+            `Intervention`).
         gate: Fit a gate and compare gated steering too; None does without.
         judge_model: A model that judges every row once more; None does without.
         prompts_per_set: Use only the first so many prompts of each set and split.
@@ -245,6 +247,21 @@ class ExperimentConfig(_Section):
     statistics: StatisticsConfig = StatisticsConfig()
     judge_model: JudgeModelConfig | None = None
     prompts_per_set: Count | None = None
+    scope: Literal["all", "generated", "prompt", "thinking", "answer"] = "all"
+
+    @field_validator("scope")
+    @classmethod
+    def _acts(cls, value: str, info: ValidationInfo) -> str:
+        model, sweep = info.data.get("model"), info.data.get("sweep")
+        thinking = model is not None and model.thinking
+        if value == "thinking" and model is not None and not thinking:
+            raise ValueError("acts on nothing unless the model thinks; set model.thinking: true")
+        if value == "answer" and thinking and sweep is not None and sweep.screen is not None:
+            raise ValueError(
+                "does not reach the first response token, which sweep.screen reads, while the "
+                "model thinks; leave sweep.screen out"
+            )
+        return value
 
     def to_yaml(self) -> str:
         """The whole configuration with every default filled in; the same config, the same text."""

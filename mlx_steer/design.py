@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlx_steer.conditions import Condition, Float32, Gate, Intervention
+from mlx_steer.conditions import Condition, Float32, Gate, Intervention, Scope
 from mlx_steer.errors import ConfigError
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
 
@@ -33,14 +33,18 @@ def resolve_system_prompt(prompts: Mapping[str, str], name_or_text: str) -> tupl
 
 
 def steering(
-    vector: SteeringVector, strength: float, name: str, prompt: tuple[str, str] | None = None
+    vector: SteeringVector,
+    strength: float,
+    name: str,
+    prompt: tuple[str, str] | None = None,
+    scope: Scope = "all",
 ) -> Condition:
     """The vector added at its layer, alone or together with a system prompt."""
     label = cell_name(vector.layer, strength)
     return Condition(
         name=f"prompt {prompt[0]} + {label}" if prompt else label,
         system_prompt=prompt[1] if prompt else None,
-        interventions=(Intervention(vector.layer, vector.array, strength, name=name),),
+        interventions=(Intervention(vector.layer, vector.array, strength, scope=scope, name=name),),
         kind="prompt+steering" if prompt else "steering",
     )
 
@@ -60,10 +64,16 @@ def sweep(
     layers: Sequence[int],
     strengths: Sequence[float],
     system_prompts: Sequence[tuple[str, str]],
+    scope: Scope = "all",
 ) -> list[Condition]:
     """Base, every layer at every strength, and the system prompts to choose from."""
     name = vectors.metadata.behavior
-    cells = [steering(vectors[layer], s, name) for layer in layers for s in strengths if s != 0]
+    cells = [
+        steering(vectors[layer], s, name, scope=scope)
+        for layer in layers
+        for s in strengths
+        if s != 0
+    ]
     return [BASE, *map(prompted, system_prompts), *cells]
 
 
@@ -72,14 +82,15 @@ def comparison(
     strengths: Sequence[float],
     behavior: str,
     system_prompt: tuple[str, str] | None,
+    scope: Scope = "all",
 ) -> list[Condition]:
     """Base, prompt, steering at each strength, and both together."""
     conditions = [BASE]
     if system_prompt is not None:
         conditions.append(prompted(system_prompt))
-    conditions += [steering(vector, s, behavior) for s in strengths]
+    conditions += [steering(vector, s, behavior, scope=scope) for s in strengths]
     if system_prompt is not None:
-        conditions += [steering(vector, s, behavior, system_prompt) for s in strengths]
+        conditions += [steering(vector, s, behavior, system_prompt, scope) for s in strengths]
     return conditions
 
 
@@ -91,6 +102,7 @@ def controls(
     negated: bool,
     shuffled: SteeringVector | None,
     seed: int,
+    scope: Scope = "all",
 ) -> list[Condition]:
     """What should not work if the vector's direction means what it is said to mean.
 
@@ -100,7 +112,7 @@ def controls(
     norm = vector.norm
 
     def control(kind: str, name: str, array: Float32) -> Condition:
-        item = Intervention(vector.layer, array, strength, name=name)
+        item = Intervention(vector.layer, array, strength, scope=scope, name=name)
         return Condition(f"{name}, {cell_name(vector.layer, strength)}", None, (item,), kind=kind)
 
     made = []
@@ -123,9 +135,10 @@ def gated(
     name: str,
     gate: Gate,
     prompt: tuple[str, str] | None = None,
+    scope: Scope = "all",
 ) -> Condition:
     """Steering that acts only on prompts whose gate opens."""
-    plain = steering(vector, strength, name)
+    plain = steering(vector, strength, name, scope=scope)
     label = f"gated {plain.name}"
     return Condition(
         name=f"prompt {prompt[0]} + {label}" if prompt else label,
@@ -137,11 +150,20 @@ def gated(
 
 
 def gated_sweep(
-    vectors: SteeringVectorSet, layers: Sequence[int], strengths: Sequence[float], gate: Gate
+    vectors: SteeringVectorSet,
+    layers: Sequence[int],
+    strengths: Sequence[float],
+    gate: Gate,
+    scope: Scope = "all",
 ) -> list[Condition]:
     """Every layer at every strength, behind the gate."""
     name = vectors.metadata.behavior
-    return [gated(vectors[layer], s, name, gate) for layer in layers for s in strengths if s != 0]
+    return [
+        gated(vectors[layer], s, name, gate, scope=scope)
+        for layer in layers
+        for s in strengths
+        if s != 0
+    ]
 
 
 def gated_comparison(
@@ -150,10 +172,11 @@ def gated_comparison(
     behavior: str,
     gate: Gate,
     prompt: tuple[tuple[str, str], Gate] | None,
+    scope: Scope = "all",
 ) -> list[Condition]:
     """Gated steering at each strength, alone and together with a system prompt (and its gate)."""
-    conditions = [gated(vector, s, behavior, gate) for s in strengths]
+    conditions = [gated(vector, s, behavior, gate, scope=scope) for s in strengths]
     if prompt is not None:
         text, its_gate = prompt
-        conditions += [gated(vector, s, behavior, its_gate, text) for s in strengths]
+        conditions += [gated(vector, s, behavior, its_gate, text, scope) for s in strengths]
     return conditions

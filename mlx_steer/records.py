@@ -25,6 +25,9 @@ def row_key(model: Model, ids: tuple[int, ...], condition: Condition, sampling: 
     The system prompt counts through the token ids; names of conditions do not count at all.
     """
     effect = {k: v for k, v in condition.key().items() if k != "system_prompt"}
+    if condition.parts_response:
+        # The same ids may be answered with thinking and without, where a template ignores the wish.
+        effect["thinks"] = model.chat.thinks(ids)
     return digest(
         {
             "format": ROW_FORMAT,

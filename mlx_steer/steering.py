@@ -56,6 +56,13 @@ class Plan:
         chosen = mx.array(list(indices))
         return Plan(self.shift[chosen], None if self.basis is None else self.basis[chosen])
 
+    def with_rows(self, indices: Sequence[int], plans: Sequence[Plan]) -> Plan:
+        """This plan with other plans, of one row each, in the place of some rows."""
+        order = list(range(self.shift.shape[0]))
+        for place, index in enumerate(indices, start=len(order)):
+            order[index] = place
+        return Plan.stack([self, *plans]).rows(order)
+
     @staticmethod
     def stack(plans: Sequence[Plan]) -> Plan:
         """Plans of several rows as one; rows without projections get directions of zero."""
@@ -313,7 +320,8 @@ def steered(
     after an exception.
 
     Scopes other than `all` go by the way mlx-lm generates: a call over several positions is
-    prompt, a call over one position predicts a response token.
+    prompt, a call over one position predicts a response token. Which of these belong to a model's
+    thinking cannot be told here; run scopes `thinking` and `answer` as jobs (`complete`).
 
     A gate is decided from `prompt`, by one pass over it before anything is steered. Without
     `prompt` it is decided while generating, anew for each prompt; that can only be done with scope
@@ -331,13 +339,19 @@ def steered(
         prompt: Token ids of the prompt that the gate is to read.
 
     Raises:
-        VectorError: If the vectors lack the layer or do not fit the hidden size.
+        VectorError: If the vectors lack the layer or do not fit the hidden size, or the scope is
+            `thinking` or `answer`.
         ModelError: If the model has no such layer.
     """
     network = network_of(model)
     if gate is not None:
         gate = replace(gate, layer=checked_layer(network, gate.layer))
     interventions = _interventions(network, vectors, layer, strength, operator, scope)
+    if any(item.scope in ("thinking", "answer") for item in interventions):
+        raise VectorError(
+            "inside steered(...) thinking and answer cannot be told apart; use scope='generated', "
+            "which acts on both, or run scopes 'thinking' and 'answer' as jobs with complete(...)"
+        )
     by_layer: dict[int, list[Intervention]] = {}
     for item in interventions:
         if item.acts:

@@ -91,3 +91,31 @@ def test_conditions_do_not_need_mlx() -> None:
 
     code = "import sys, mlx_steer.conditions; assert 'mlx.core' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+GOLDEN = {"all": "2c17d5b77341", "generated": "23769ce2d7a3", "prompt": "05c1cea0a9a0"}
+
+
+def test_the_keys_of_conditions_stay_as_they_were_when_scopes_were_added() -> None:
+    keys = {
+        scope: digest(Condition("x", "Be brief.", (replace(ACT, scope=scope),), (GATE,)).key())[:12]
+        for scope in ("all", "generated", "prompt")
+    }
+    assert keys == GOLDEN
+
+
+def test_thinking_and_answer_are_parts_of_the_generated_positions() -> None:
+    stages = ("prompt", "thinking", "answer")
+    found = {
+        scope: [stage for stage in stages if replace(ACT, scope=scope).acts_on(stage)]
+        for scope in ("all", "generated", *stages)
+    }
+    assert found == {
+        "all": list(stages),
+        "generated": ["thinking", "answer"],
+        **{stage: [stage] for stage in stages},
+    }
+    parts = [s for s in found if Condition("x", None, (replace(ACT, scope=s),)).parts_response]
+    assert parts == ["thinking", "answer"]
+    idle = replace(ACT, scope="answer", strength=0.0)
+    assert not Condition("x", None, (idle,)).parts_response

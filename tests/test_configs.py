@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from mlx_steer import design
-from mlx_steer.config import ExperimentConfig, load_config
+from mlx_steer.config import ExperimentConfig, load_config, parse_config
 from mlx_steer.datasets import Behavior, PromptSet, Split, load_behavior
+from mlx_steer.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 
@@ -97,3 +98,21 @@ def test_strengths_go_up_from_a_weak_one(config: ExperimentConfig) -> None:
     for strengths in (config.sweep.strengths, config.compare.strengths):
         assert list(strengths) == sorted(strengths)
         assert 0 < strengths[0] <= 0.5 and len(strengths) >= 3
+
+
+def _scoped(scope: str, thinking: bool, screen: int | None = None) -> ExperimentConfig:
+    model = {"name": "x", "thinking": thinking}
+    data = {"name": "x", "model": model, "sweep": {"screen": screen}, "scope": scope}
+    return parse_config(data, "the test")
+
+
+def test_a_scope_that_acts_on_nothing_that_is_looked_at_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scope: acts on nothing .* model\.thinking: true"):
+        _scoped("thinking", thinking=False)
+    with pytest.raises(ConfigError, match=r"scope: .* leave sweep\.screen out"):
+        _scoped("answer", thinking=True, screen=4)
+    with pytest.raises(ConfigError, match="scope: must be 'all', 'generated'"):
+        _scoped("thoughts", thinking=True)
+    assert _scoped("thinking", thinking=True, screen=4).scope == "thinking"
+    assert _scoped("answer", thinking=True).scope == "answer"
+    assert _scoped("answer", thinking=False, screen=4).scope == "answer"

@@ -125,3 +125,15 @@ def test_a_system_prompt_is_a_name_of_the_behavior_or_a_text() -> None:
     assert text == "Be careful, please." and name.startswith("own ")
     with pytest.raises(ConfigError, match="no system prompt 'detialed'; it has detailed"):
         resolve_system_prompt(dict([PROMPT]), "detialed")
+
+
+def test_every_condition_that_steers_has_the_scope_that_is_asked_for() -> None:
+    made = [
+        *comparison(VECTOR, [1.0], "refusal", PROMPT, "answer"),
+        *sweep(golden_set(), [2], [1.0], [PROMPT], "answer"),
+        *gated_sweep(golden_set(), [2], [1.0], GATE, "answer"),
+        *gated_comparison(VECTOR, [1.0], "refusal", GATE, (PROMPT, GATE_OF_PROMPT), "answer"),
+        *controls(VECTOR, 1.5, random=2, negated=True, shuffled=SHUFFLED, seed=0, scope="answer"),
+    ]
+    scopes = [item.scope for c in made for item in c.interventions]
+    assert scopes == ["answer"] * 10

@@ -563,3 +563,25 @@ def test_a_second_run_in_the_same_directory_at_the_same_time_is_refused(
         pytest.raises(RunError, match="is being written by process"),
     ):
         carry_out(_config(model, behavior), tmp_path / "run")
+
+
+# --- scope ----------------------------------------------------------------------------------------
+
+
+def test_the_scope_of_the_config_is_that_of_every_condition_that_steers(
+    model: Path, behavior: Path, tmp_path: Path
+) -> None:
+    settings = _config(model, behavior, scope="answer", gate={})
+    carry_out(settings, tmp_path / "answer")
+    record = json.loads((tmp_path / "answer" / "conditions.json").read_text())
+    acts = [(c["kind"], i["scope"]) for c in record["conditions"] for i in c["interventions"]]
+    assert {scope for _, scope in acts} == {"answer"}
+    kinds = {"steering", "prompt+steering", "gated", "prompt+gated"}
+    assert {kind for kind, _ in acts} == kinds | {"random", "negated", "shuffled"}
+    # This model does not think, so that all of its response is answer.
+    carry_out(_config(model, behavior, scope="generated", gate={}), tmp_path / "generated")
+    answer, generated = (
+        {(r["condition"], r["prompt_id"]): r["tokens"] for r in _rows(tmp_path / name)}
+        for name in ("answer", "generated")
+    )
+    assert answer == generated

@@ -380,13 +380,19 @@ class _Changed:
 
 
 def plain_logits(
-    model: Model, ids: Sequence[int], interventions: Sequence[Intervention], split: int
+    model: Model,
+    ids: Sequence[int],
+    interventions: Sequence[Intervention],
+    split: int,
+    answer: int | None = None,
 ) -> mx.array:
     """Logits of one whole sequence, shape (positions, vocabulary), by other means than the package.
 
     Uncached, with blocks wrapped instead of subclassed, and operators as their definitions say;
-    `split` is the position of the last prompt token.
+    `split` is the position of the last prompt token, `answer` that of the token that ends the
+    thinking; None if there is no thinking.
     """
+    start = split if answer is None else answer
 
     def changing(items: list[Intervention]) -> Callable[[mx.array], mx.array]:
         def change(hidden: mx.array) -> mx.array:
@@ -401,7 +407,13 @@ def plain_logits(
                     "ablate": -item.strength * projection,
                     "clamp": item.strength * unit - projection,
                 }[item.operator]
-                inside = {"all": at >= 0, "generated": at >= split, "prompt": at < split}
+                inside = {
+                    "all": at >= 0,
+                    "generated": at >= split,
+                    "prompt": at < split,
+                    "thinking": (at >= split) & (at < start),
+                    "answer": at >= start,
+                }
                 out = out + mx.where(inside[item.scope], difference, 0.0)
             return out
 
@@ -419,12 +431,19 @@ def plain_logits(
     return logits
 
 
-def plain_tokens(model: Model, job: Job, max_tokens: int) -> tuple[int, ...]:
-    """A job's greedy response, all of the sequence computed anew for every token."""
+def plain_tokens(
+    model: Model, job: Job, max_tokens: int, thinking_end: int | None = None
+) -> tuple[int, ...]:
+    """A job's greedy response, all of the sequence computed anew for every token.
+
+    With `thinking_end` it begins with thinking, which the first such token ends.
+    """
     tokens: list[int] = []
     while len(tokens) < max_tokens:
-        acts, split = job.condition.interventions, len(job.ids) - 1
-        best = int(mx.argmax(plain_logits(model, [*job.ids, *tokens], acts, split)[-1]).item())
+        acts, split, ids = job.condition.interventions, len(job.ids) - 1, [*job.ids, *tokens]
+        thought = tokens.index(thinking_end) if thinking_end in tokens else len(tokens)
+        answer = None if thinking_end is None else len(job.ids) + thought
+        best = int(mx.argmax(plain_logits(model, ids, acts, split, answer)[-1]).item())
         if best in model.chat.stop_ids:
             break
         tokens.append(best)

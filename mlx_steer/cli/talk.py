@@ -15,7 +15,7 @@ from mlx_steer.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from mlx_steer.conditions import Condition, Gate, Intervention
+    from mlx_steer.conditions import Condition, Gate, Intervention, Scope
     from mlx_steer.model import Model
     from mlx_steer.model.chat import Message
     from mlx_steer.vectors import SteeringVectorSet
@@ -31,11 +31,11 @@ def _steering_options(command: Any) -> Any:
         click.option("--gate", help="A gate of the vectors folder: steer only if it opens."),
         click.option(
             "--scope",
-            type=click.Choice(["all", "generated", "prompt"]),
+            type=click.Choice(["all", "generated", "prompt", "thinking", "answer"]),
             default="all",
             show_default=True,
             help="The token positions that are steered; `generated` are those that predict a "
-            "response token.",
+            "response token, `thinking` and `answer` their two parts (see --thinking).",
         ),
         click.option(
             "--operator",
@@ -142,6 +142,7 @@ class _Pair:
         from mlx_steer.model import load_model
         from mlx_steer.vectors import load_vectors
 
+        self.scope: Scope = options["scope"]
         names = ("folders", "layers", "strengths", "operators")
         folders, layers, strengths, operators = _together({name: options[name] for name in names})
         loaded = {folder: load_vectors(folder) for folder in folders}
@@ -161,7 +162,7 @@ class _Pair:
         ):
             layer, found = self.model.layer(index), loaded[folder]
             array, name = found[layer].array, found.metadata.behavior
-            acts.append(Intervention(layer, array, strength, operator, options["scope"], name))
+            acts.append(Intervention(layer, array, strength, operator, self.scope, name))
         gates = (_gate(loaded, options["gate"]),) if options["gate"] else ()
         label = " + ".join(_label(act, several=len(loaded) > 1) for act in acts)
         self.base: Condition = Condition("base")
@@ -179,6 +180,8 @@ class _Pair:
             Job(condition.name, tuple(self.model.chat.conversation_ids(messages)), condition)
             for condition, messages in sides
         ]
+        if self.scope == "thinking" and not self.model.chat.thinks(jobs[1].ids):
+            click.echo("note: the model is not thinking, so nothing is steered", err=True)
         first, second = complete(self.model, jobs, self.sampling)
         if second.gates:
             state = "open" if second.steered else "shut"

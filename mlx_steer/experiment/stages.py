@@ -96,12 +96,14 @@ class Stages:
         layers = [self.model.layer(i) for i in config.layers or self.vectors]
         self._check_layers(layers)
         prompts = [self.system_prompt(name) for name in config.system_prompts]
-        conditions = design.sweep(self.vectors, layers, config.strengths, prompts)
+        scope = self.config.scope
+        conditions = design.sweep(self.vectors, layers, config.strengths, prompts, scope)
         if not any(c.kind == "steering" for c in conditions):
             raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
         if self.config.gate is not None:
             strengths = self.config.gate.strengths or config.strengths
-            conditions += design.gated_sweep(self.vectors, layers, strengths, self.gate(None))
+            gate = self.gate(None)
+            conditions += design.gated_sweep(self.vectors, layers, strengths, gate, scope)
         items = self._items("select", "target", "other")
         if config.screen is not None:
             conditions = self._screened(conditions, items, config.screen)
@@ -126,16 +128,18 @@ class Stages:
         named = choice.get("system_prompt")
         prompt = self.system_prompt(named) if named else None
         vector = self.vectors[layer]
-        conditions = design.comparison(vector, strengths, self.behavior.name, prompt)
+        name, scope = self.behavior.name, self.config.scope
+        conditions = design.comparison(vector, strengths, name, prompt, scope)
         if self.config.gate is not None:
             gated = choice.get("gated") or {"layer": layer, "strength": chosen}
             more = self.config.gate.strengths or config.strengths
             conditions += design.gated_comparison(
                 self.vectors[gated["layer"]],
                 sorted({*more, gated["strength"]} - {0.0}),
-                self.behavior.name,
+                name,
                 self.gate(None),
                 (prompt, self.gate(prompt[1])) if prompt else None,
+                scope,
             )
         borderline = ("borderline",) if config.borderline else ()
         self.rows.make("compare", conditions, self._items("test", "target", "other", *borderline))
@@ -272,6 +276,7 @@ class Stages:
             negated=config.negated,
             shuffled=shuffled,
             seed=seed,
+            scope=self.config.scope,
         )
 
     def _extracted(

@@ -1,6 +1,7 @@
 """(prompt, condition) jobs into completions: one continuous batch, every row as if it ran alone.
 
-Rows of all conditions decode together; each row's plan rides on its caches. A row's tokens do not
+Rows of all conditions decode together; each row's plan rides on its caches, and another takes its
+place when the row's thinking ends and thinking and answer are steered apart. A row's tokens do not
 depend on its neighbours. Batched float32 logits differ from solo ones by some 1e-5, so a step whose
 two best scores lie within `TIE` is decided by running that row alone, uncached. In lower precision
 that is out of reach: there the smallest margin of each row is kept, and rows may differ from the
@@ -49,6 +50,8 @@ def completions(
 
     Raises:
         GenerationError: If a prompt is empty or too long for the model, or keys are not unique.
+        ModelError: If thinking and answer are to be steered apart and the model does not end its
+            thinking with one token.
         VectorError: If a vector does not fit the model.
     """
     from mlx_lm.generate import wired_limit

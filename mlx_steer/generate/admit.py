@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_steer.conditions import Condition, Intervention, Scope
+from mlx_steer.conditions import Condition, Intervention, Stage
 from mlx_steer.generate.decode import Batch, Row
 from mlx_steer.generate.jobs import PREFILL_TOKENS, Job
 from mlx_steer.model import Model
@@ -28,7 +28,7 @@ from mlx_steer.steering import Plan, PlannedCache, Site, plan_of, settled_gate_s
 
 # Below this many shared tokens a head of its own saves less than the extra calls cost.
 _SHORTEST_HEAD = 8
-_NO_PLANS: LayerPlans = {}
+_NO_PLANS: dict[Stage, LayerPlans] = {"prompt": {}, "thinking": {}, "answer": {}}
 
 
 class Admission:
@@ -48,21 +48,17 @@ class Admission:
         self._model = model
         self._max_tokens = max_tokens
         self._prefill = Prefill(model.network, sites)
-        self._plans = {
-            (id(job.condition), stage): self._make_plans(job.condition, stage)
-            for job in jobs
-            for stage in ("prompt", "generated")
-        }
+        self._plans = {id(job.condition): self._make_plans(job.condition) for job in jobs}
         # Every row carries a plan at every layer that any row steers while decoding.
         self._layers = sorted(
-            {k for (_, s), p in self._plans.items() if s == "generated" for k in p}
+            {k for p in self._plans.values() for k in (*p["thinking"], *p["answer"])}
         )
         self._head_of = _shared_heads(jobs)
         self._heads: dict[Ids, Prefilled] = {}
         # By head and lowest planned layer: the plans, and caches with a row for each of them.
         self._head_plans: dict[tuple[Ids, int], dict[int, LayerPlans]] = {}
         for job in jobs:
-            if plans := self._plans[id(job.condition), "prompt"]:
+            if plans := self._plans[id(job.condition)]["prompt"]:
                 key = self._head_of[job.ids], min(plans)
                 self._head_plans.setdefault(key, {})[id(plans)] = plans
         self._planned_heads: dict[tuple[Ids, int], list[Any]] = {}
@@ -73,7 +69,7 @@ class Admission:
         head = self._head_of[wave[0].ids]
         prompts = sorted({job.ids for job in wave})
         source = {ids: i for i, ids in enumerate(prompts)}
-        lowest = {min(p) for job in wave if (p := self._plans[id(job.condition), "prompt"])}
+        lowest = {min(p) for job in wave if (p := self._plans[id(job.condition)]["prompt"])}
         base = self._base(prompts, head, lowest)
         gate_layers = {self._model.layer(g.layer) for j in wave for g in j.condition.gates}
         states = self._last_states(base, prompts, gate_layers)
@@ -103,10 +99,16 @@ class Admission:
     def _no_plan(self) -> Plan:
         return Plan(mx.zeros((1, 1, self._model.hidden_size), self._model.dtype))
 
-    def _make_plans(self, condition: Condition, stage: Scope) -> LayerPlans:
+    def _make_plans(self, condition: Condition) -> dict[Stage, LayerPlans]:
+        prompt, thinking = (self._stage_plans(condition, s) for s in ("prompt", "thinking"))
+        parts = condition.parts_response
+        answer = self._stage_plans(condition, "answer") if parts else thinking
+        return {"prompt": prompt, "thinking": thinking, "answer": answer}
+
+    def _stage_plans(self, condition: Condition, stage: Stage) -> LayerPlans:
         by_layer: dict[int, list[Intervention]] = {}
         for item in condition.interventions:
-            if item.acts and item.scope in ("all", stage):
+            if item.acts_on(stage):
                 by_layer.setdefault(self._model.layer(item.layer), []).append(item)
         size, dtype = self._model.hidden_size, self._model.dtype
         return {layer: plan_of(items, size, dtype) for layer, items in sorted(by_layer.items())}
@@ -125,11 +127,11 @@ class Admission:
         )
         join_gates = any if condition.gate_join == "any" else all
         steered = not scores or join_gates(s >= 0 for s in scores)
-        prompt, generated = (
-            self._plans[id(condition), stage] if steered else _NO_PLANS
-            for stage in ("prompt", "generated")
-        )
-        return Row(job, prompt, generated, scores, steered)
+        plans = self._plans[id(condition)] if steered else _NO_PLANS
+        row = Row(job, plans["prompt"], plans["answer"], scores, steered)
+        if steered and condition.parts_response and self._model.chat.thinks(job.ids):
+            row.plans, row.answer_plans = plans["thinking"], plans["answer"]
+        return row
 
     def _base(self, prompts: list[tuple[int, ...]], head: Ids, keep: set[int]) -> Prefilled:
         key = (tuple(prompts), frozenset(keep))

@@ -15,7 +15,7 @@ import numpy as np
 from mlx_steer.generate.jobs import Completion, FinishReason, Job, Sampling
 from mlx_steer.model import Model
 from mlx_steer.prefill import LayerPlans, join
-from mlx_steer.steering import Plan, Site
+from mlx_steer.steering import Plan, PlannedCache, Site
 
 TIE = 1e-3
 # Finished rows stay in the batch until they are one in so many, or until others take their places.
@@ -31,12 +31,15 @@ class Row:
     Attributes:
         job: What it was asked for.
         prompt_plans: By layer, at the positions before the last prompt token.
-        plans: By layer, from the last prompt token on.
+        plans: By layer, from the last prompt token on, or as long as the row thinks.
         gates: Score minus threshold of each gate.
         steered: Whether the gates let the plans act.
         tokens: The response so far.
         margin: See `Completion`.
         done: Finished, but still in the batch: dropping a row copies the caches of all others.
+        answer_plans: By layer, from the token that ends the thinking on; None if nothing changes
+            there.
+        answer_start: The position of that token, once it is there.
     """
 
     job: Job
@@ -47,6 +50,15 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     margin: float | None = None
     done: bool = False
+    answer_plans: LayerPlans | None = None
+    answer_start: int | None = None
+
+    def stages(self) -> list[tuple[int, LayerPlans]]:
+        """The positions from which plans hold, in order, and these plans."""
+        stages = [(0, self.prompt_plans), (len(self.job.ids) - 1, self.plans)]
+        if self.answer_start is not None and self.answer_plans is not None:
+            stages.append((self.answer_start, self.answer_plans))
+        return stages
 
 
 class Batch:
@@ -88,6 +100,14 @@ class Batch:
             for cache in self.caches:
                 cache.filter(kept)
 
+    def begin_answers(self, places: Sequence[int]) -> None:
+        """Let the plans of the answer act on these rows, whose thinking has ended."""
+        for layer, held in enumerate(self.caches):
+            if isinstance(held, PlannedCache):
+                nothing = Plan(mx.zeros_like(held.plan.shift[:1]))
+                plans = [(self.rows[i].answer_plans or {}).get(layer, nothing) for i in places]
+                held.plan = held.plan.with_rows(places, plans)
+
 
 class Decoder:
     """Takes steps.
@@ -112,6 +132,7 @@ class Decoder:
         mx.eval(best, margins)
         tokens: list[int] = np.array(best).tolist()
         finished: list[Completion] = []
+        answering: list[int] = []
         for i, (row, margin) in enumerate(zip(batch.rows, np.array(margins).tolist(), strict=True)):
             if row.done:
                 continue
@@ -120,9 +141,19 @@ class Decoder:
             if reason is not None:
                 row.done = True
                 finished.append(self._completion(row, reason))
+            elif self._ends_thinking(row, tokens[i]):
+                row.answer_start = len(row.job.ids) + len(row.tokens) - 1
+                answering.append(i)
+        if answering:
+            batch.begin_answers(answering)
         batch.tokens = mx.array(tokens)
         batch.drop_finished(at_least=max(1, len(batch.rows) // _IDLE))
         return finished
+
+    def _ends_thinking(self, row: Row, token: int) -> bool:
+        """Whether other plans act on the row from this token on."""
+        waits = row.answer_plans is not None and row.answer_start is None
+        return waits and token == self._model.chat.thinking_end
 
     def _settled(self, row: Row, token: int, margin: float) -> int:
         """The row's token, looked at alone if another could be as good; notes the margin."""
@@ -139,11 +170,10 @@ class Decoder:
     def alone(self, row: Row) -> tuple[int, float]:
         """A row's next token and margin by one plain, uncached forward pass over all its tokens."""
         ids = mx.array([*row.job.ids, *row.tokens])[None]
-        split = len(row.job.ids) - 1
-        layers = sorted({*row.prompt_plans, *row.plans})
+        stages = row.stages()
+        layers = sorted({layer for _, plans in stages for layer in plans})
         for layer in layers:
-            plan = _Staged(split, row.prompt_plans.get(layer), row.plans.get(layer))
-            self._sites[layer].plan = plan
+            self._sites[layer].plan = _Staged([(start, p.get(layer)) for start, p in stages])
         try:
             logits = self._model.network(ids)[:, -1]
             best, margin = best_two(self._scores(logits, [row]))
@@ -185,22 +215,18 @@ class Decoder:
 
 
 class _Staged:
-    """One plan for the positions before `split` and another from there on."""
+    """Plans that each act from a position to where the next one begins."""
 
-    def __init__(self, split: int, before: Plan | None, after: Plan | None) -> None:
-        self.split = split
-        self.before = before
-        self.after = after
+    def __init__(self, stages: Sequence[tuple[int, Plan | None]]) -> None:
+        self.stages = stages
 
     def __call__(self, hidden: mx.array) -> mx.array:
-        first, rest = hidden[:, : self.split], hidden[:, self.split :]
-        return mx.concatenate(
-            [
-                first if self.before is None else self.before(first),
-                rest if self.after is None else self.after(rest),
-            ],
-            axis=1,
-        )
+        ends = [*(start for start, _ in self.stages[1:]), hidden.shape[1]]
+        parts = []
+        for (start, plan), end in zip(self.stages, ends, strict=True):
+            part = hidden[:, start:end]
+            parts.append(part if plan is None else plan(part))
+        return mx.concatenate(parts, axis=1)
 
 
 def best_two(scores: mx.array) -> tuple[mx.array, mx.array]:

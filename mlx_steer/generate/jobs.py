@@ -77,6 +77,7 @@ def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size
 
     Raises:
         GenerationError: See `completions`.
+        ModelError: See `completions`.
         VectorError: See `completions`.
     """
     if batch_size < 1:
@@ -99,6 +100,8 @@ def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size
                 "shorten the prompt or lower max_tokens"
             )
     for condition in {id(job.condition): job.condition for job in jobs}.values():
+        if condition.parts_response:
+            _ = model.chat.thinking_end  # raises if it cannot be told
         arrays = [(i.layer, i.vector) for i in condition.interventions]
         for layer, array in arrays + [(g.layer, g.direction) for g in condition.gates]:
             model.layer(layer)

@@ -112,6 +112,36 @@ class ChatFormat:
         """The token ids that end a response."""
         return frozenset(self.tokenizer.eos_token_ids)
 
+    @property
+    def thinking_end(self) -> int | None:
+        """The token id that ends the thinking; None for models that do not think.
+
+        Raises:
+            ModelError: If several tokens together end it.
+        """
+        tokens = self.tokenizer.think_end_tokens
+        if tokens is None:
+            return None
+        if len(tokens) != 1:
+            raise ModelError(
+                f"{self._model_id} ends its thinking with {len(tokens)} tokens, so thinking and "
+                "answer cannot be steered apart; use the scope generated, which acts on both"
+            )
+        return int(tokens[0])
+
+    def thinks(self, ids: Sequence[int]) -> bool:
+        """Whether the response to a prompt begins with thinking.
+
+        It does where thinking is asked for, and where the prompt itself opens it: some templates
+        do so always.
+        """
+        end = self.thinking_end
+        if end is None or self.thinking:
+            return end is not None
+        start = self.tokenizer.think_start_tokens[0]
+        marks = [token for token in ids if token in (start, end)]
+        return bool(marks) and marks[-1] == start
+
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         if tools:
             text = self._try(messages, tools)

@@ -106,10 +106,12 @@ class Counter:
         config = self.config.sweep
         layers = [self._steered(i) for i in config.layers or self.vectors]
         prompts = [self._prompt(name) for name in config.system_prompts]
-        made = design.sweep(self.vectors, layers, config.strengths, prompts)
+        scope = self.config.scope
+        made = design.sweep(self.vectors, layers, config.strengths, prompts, scope)
         if self.config.gate is not None:
             strengths = self.config.gate.strengths or config.strengths
-            made += design.gated_sweep(self.vectors, layers, strengths, self._stand_in_gate())
+            gate = self._stand_in_gate()
+            made += design.gated_sweep(self.vectors, layers, strengths, gate, scope)
         return made
 
     def _kept(self, conditions: Sequence[Condition], keep: int) -> list[Condition]:
@@ -135,12 +137,13 @@ class Counter:
         # Which of the system prompts is compared is not known yet: the longest takes most.
         prompt = max(map(self._prompt, names), key=lambda p: len(p[1]), default=None)
         vector = self.vectors[self._compared_layer()]
-        made = design.comparison(vector, strengths, self.behavior.name, prompt)
+        name, scope = self.behavior.name, self.config.scope
+        made = design.comparison(vector, strengths, name, prompt, scope)
         if self.config.gate is not None:
             gate = self._stand_in_gate()
             more = sorted({*(self.config.gate.strengths or config.strengths), chosen} - {0.0})
             its = (prompt, gate) if prompt else None
-            made += design.gated_comparison(vector, more, self.behavior.name, gate, its)
+            made += design.gated_comparison(vector, more, name, gate, its, scope)
         return made
 
     def controls(self) -> list[Condition]:
@@ -153,6 +156,7 @@ class Counter:
             negated=config.negated,
             shuffled=_stand_in(layer, seed=1) if config.shuffled else None,
             seed=self.config.statistics.seed,
+            scope=self.config.scope,
         )
 
     def layer(self, index: int) -> int:

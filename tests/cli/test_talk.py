@@ -109,6 +109,19 @@ def test_both_answers_stand_side_by_side_under_what_was_done(run: Run, shared: P
     )
 
 
+def test_a_scope_of_thinking_says_so_where_the_model_does_not_think(run: Run, shared: Path) -> None:
+    steered = ["--vectors", shared / "one", "--layer", 2, "--strength", 2.5]
+    base = [*steered[:-1], 0]
+    options = ["--model", shared / "model", "--max-tokens", TOKENS, "--steered-only", PROMPT]
+    result = run("generate", *steered, "--scope", "thinking", *options)
+    assert result.code == 0 and "nothing is steered" in result.err
+    assert result.out == run("generate", *base, *options).out
+    result = run("generate", *steered, "--scope", "answer", *options)
+    assert "nothing is steered" not in result.err
+    assert result.out == run("generate", *steered, "--scope", "generated", *options).out
+    assert result.out != run("generate", *base, *options).out
+
+
 def test_a_chat_ends_in_peace(run: Run, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_: str) -> str:
         raise KeyboardInterrupt

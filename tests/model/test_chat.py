@@ -2,10 +2,11 @@ import json
 from typing import Any
 
 import pytest
+from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_steer.errors import ModelError
 from mlx_steer.model.chat import ChatFormat
-from tests.tiny import BOS, CHAT_TEMPLATE, SPECIAL, tiny_chat
+from tests.tiny import BOS, CHAT_TEMPLATE, SPECIAL, tiny_chat, tiny_tokenizer
 
 RAISES = (  # as Gemma's does
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
@@ -106,6 +107,19 @@ def test_an_empty_system_prompt_is_none() -> None:
 def test_thinking_is_off_unless_asked_for() -> None:
     assert prompt(tiny_chat(THINKS), "Hi").endswith("<|assistant|><think>\n\n</think>\n\n")
     assert prompt(tiny_chat(THINKS, thinking=True), "Hi").endswith("<|assistant|>")
+
+
+def test_the_end_of_thinking_is_the_token_that_the_vocabulary_has_for_it() -> None:
+    assert tiny_chat().thinking_end is None
+    assert not tiny_chat(thinking=True).thinks([5, 6])
+    tokenizer = tiny_tokenizer(THINKS)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    for thinking in (False, True):
+        chat = ChatFormat(TokenizerWrapper(tokenizer), "tiny", thinking)
+        assert chat.thinking_end == tokenizer.convert_tokens_to_ids("</think>")
+        assert chat.thinks(chat.prompt_ids("Hi")) is thinking
+        # Some templates open the thinking themselves, whatever they are asked.
+        assert chat.thinks([*chat.prompt_ids("Hi"), *chat.response_ids("<think>")])
 
 
 def test_tools_are_shown_by_templates_that_can() -> None:
