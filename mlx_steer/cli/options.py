@@ -135,7 +135,7 @@ def model_options(command: Decorated) -> Decorated:
 
 def model_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the model's options out of a command's, as the config's `model` section."""
-    if not options["model"].strip():
+    if options["model"] is not None and not options["model"].strip():
         raise click.UsageError("--model is empty; give a hub id, a folder or smollm2-135m")
     names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking")
     settings = {"name": options.pop("model"), **{name: options.pop(name) for name in names}}

@@ -266,7 +266,7 @@ def own_code(folder: Path) -> None:
 BROKEN: list[tuple[Callable[[Path], None], str]] = [
     (without_config, r"is no model folder: it has no config\.json"),
     (without_weights, r"no .*model\*\.safetensors"),
-    (damaged_config, "a JSON file of .* is damaged"),
+    (damaged_config, r"config\.json is damaged"),
     (unknown_type, "cannot be loaded .*nonesuch"),
     (torn_weights, "cannot be loaded"),
     (missing_weight, r"cannot be loaded .*layers\.3\.mlp\.up_proj"),
