@@ -391,7 +391,7 @@ def test_labels_of_another_run_or_no_file_are_refused_and_change_nothing(folder,
 
 @without_plots
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(RunError, match=r"manifest\.json is missing"):
+    with pytest.raises(RunError, match=r"is no run directory"):
         write_report(tmp_path)
 
 
