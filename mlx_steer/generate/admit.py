@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlx_steer.conditions import Condition, Intervention, Stage
 from mlx_steer.generate.decode import Batch, Row
-from mlx_steer.generate.jobs import PREFILL_TOKENS, Job
+from mlx_steer.generate.jobs import PREFILL_TOKENS, SHORTEST_HEAD, Job
 from mlx_steer.model import Model
 from mlx_steer.prefill import (
     Ids,
@@ -26,8 +26,6 @@ from mlx_steer.prefill import (
 )
 from mlx_steer.steering import Plan, PlannedCache, Site, plan_of, settled_gate_score
 
-# Below this many shared tokens a head of its own saves less than the extra calls cost.
-_SHORTEST_HEAD = 8
 _NO_PLANS: dict[Stage, LayerPlans] = {"prompt": {}, "thinking": {}, "answer": {}}
 
 
@@ -189,5 +187,5 @@ def _shared_heads(jobs: Sequence[Job]) -> dict[tuple[int, ...], Ids]:
     for prompts in groups.values():
         shared = common_head(list(prompts)) if len(prompts) > 1 else 0
         for ids in prompts:
-            heads.setdefault(ids, ids[: shared if shared >= _SHORTEST_HEAD else 0])
+            heads.setdefault(ids, ids[: shared if shared >= SHORTEST_HEAD else 0])
     return heads

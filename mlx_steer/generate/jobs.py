@@ -16,6 +16,8 @@ FinishReason = Literal["stop", "length"]
 
 # Prompt tokens run through the network at a time; bounds the activations of a prefill.
 PREFILL_TOKENS = 8192
+# Below this many shared tokens a head of its own saves less than the extra calls cost.
+SHORTEST_HEAD = 8
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def estimate(
     Raises:
         ModelError: If the config lacks a value that is needed.
     """
-    from mlx_steer.generate.jobs import PREFILL_TOKENS
+    from mlx_steer.generate.jobs import PREFILL_TOKENS, SHORTEST_HEAD
 
     shape = Shape.of(config)
     # As `take_waves` does it: what the batch has room for, but all conditions of a prompt together.
@@ -112,11 +112,12 @@ def estimate(
     # condition, of which only the layers above the steered one exist: about half.
     prompts = math.ceil(wave / conditions)
     heads = 1 + 0.5 * (conditions - 1)
+    head = prompt_tokens // 2 if prompt_tokens // 2 >= SHORTEST_HEAD else 0
     states = min(conditions - 1, shape.layers) * prompts * prompt_tokens
     shared = (
         keys_and_values(prompts, prompt_tokens)
-        + keys_and_values(heads, prompt_tokens // 2)
-        + (states + shape.layers * prompt_tokens // 2) * shape.hidden * dtype_bytes
+        + keys_and_values(heads, head)
+        + (states + shape.layers * head) * shape.hidden * dtype_bytes
     )
     group = math.ceil(conditions / 4) if replayed is None else max(1, replayed)
     at_once = min(wave, prompts * group)
