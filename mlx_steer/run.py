@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 _LOCK = ".lock"
 # Any one of these shows that a directory is a run; a config.yaml or a vectors folder may be
 # anybody's.
-_MARKS = {"run.log", "rows.jsonl", "manifest.json"}
+MARKS = {"run.log", "rows.jsonl", "manifest.json"}
 # A file before it is renamed, by the number of its process, and vectors folders likewise.
 _PART = re.compile(r"\..+\.(\d+)\.part")
 _HALF_SAVED = re.compile(r"\.vectors(_\w+)?\.[0-9a-f]{8}\.(new|old)")
@@ -219,7 +219,7 @@ def _check_usable(folder: Path, any_version: bool) -> bool:
     names = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if not names:
         return False
-    if not names & _MARKS:
+    if not names & MARKS:
         raise RunError(f"{folder} holds other things than a run; choose another --out")
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())

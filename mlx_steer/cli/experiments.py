@@ -27,6 +27,13 @@ out_option = click.option(
 vectors_option = click.option(
     "--vectors", type=click.Path(), help="A vectors folder; without it they are extracted first."
 )
+strengths_option = click.option(
+    "--strengths",
+    type=NUMBERS,
+    default="0.5,1.0,1.5",
+    show_default=True,
+    help="Factors on the raw vector.",
+)
 fresh_option = click.option(
     "--fresh", is_flag=True, help="Start over; keep the old directory beside the new one."
 )
@@ -115,13 +122,7 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
 @vectors_option
 @click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
 @extraction_options
-@click.option(
-    "--strengths",
-    type=NUMBERS,
-    default="0.5,1.0,1.5",
-    show_default=True,
-    help="Factors on the raw vector.",
-)
+@strengths_option
 @click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
 @click.option(
     "--keep",
@@ -159,13 +160,7 @@ def sweep(
 @vectors_option
 @click.option("--layer", type=int, required=True, help="The steered layer, counted from 0.")
 @extraction_options
-@click.option(
-    "--strengths",
-    type=NUMBERS,
-    default="0.5,1.0,1.5",
-    show_default=True,
-    help="Factors on the raw vector.",
-)
+@strengths_option
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
 @click.option(
     "--controls",

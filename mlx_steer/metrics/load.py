@@ -36,6 +36,7 @@ from mlx_steer.metrics.records import (
     Row,
     Score,
 )
+from mlx_steer.run import MARKS
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
 
 FORMAT_VERSION = 1
@@ -125,7 +126,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no run directory {folder}; give one that `mlx-steer run` wrote")
-    if not any((folder / name).exists() for name in ("manifest.json", "rows.jsonl", "run.log")):
+    if not any((folder / name).exists() for name in MARKS):
         raise RunError(f"{folder} is no run directory; give one that `mlx-steer run` wrote")
     manifest = _json(folder / "manifest.json")
     version = manifest.get("format_version")
