@@ -9,16 +9,17 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mlx_steer.blas import load_openblas
+from mlx_steer.blas import openblas_status
 
 if TYPE_CHECKING:
+    from mlx_steer.behaviors import ContrastPair, PromptItem, load_behavior
     from mlx_steer.conditions import Condition, Intervention
-    from mlx_steer.datasets import ContrastPair, PromptItem, load_behavior
-    from mlx_steer.extraction import extract
-    from mlx_steer.generate import Completion, Job, complete
+    from mlx_steer.engine.complete import complete
+    from mlx_steer.engine.jobs import Completion, Job
+    from mlx_steer.engine.steering import steered
+    from mlx_steer.extraction.pairs import extract
     from mlx_steer.judge import Judgement, judge_refusal
-    from mlx_steer.model import Model, load_model
-    from mlx_steer.steering import steered
+    from mlx_steer.model.load import Model, load_model
     from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
 
 __version__ = "0.1.0"
@@ -28,26 +29,26 @@ __version__ = "0.1.0"
 # row alone. MLX reads this once, at its first product.
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
-blas_status = load_openblas()
+blas_status = openblas_status()
 
 _HOMES = {
-    "Completion": "generate",
+    "Completion": "engine.complete",
     "Condition": "conditions",
-    "ContrastPair": "datasets",
+    "ContrastPair": "behaviors",
     "Intervention": "conditions",
-    "Job": "generate",
+    "Job": "engine.complete",
     "Judgement": "judge",
-    "Model": "model",
-    "PromptItem": "datasets",
+    "Model": "model.load",
+    "PromptItem": "behaviors",
     "SteeringVector": "vectors",
     "SteeringVectorSet": "vectors",
-    "complete": "generate",
-    "extract": "extraction",
+    "complete": "engine.complete",
+    "extract": "extraction.pairs",
     "judge_refusal": "judge",
-    "load_behavior": "datasets",
-    "load_model": "model",
+    "load_behavior": "behaviors",
+    "load_model": "model.load",
     "load_vectors": "vectors",
-    "steered": "steering",
+    "steered": "engine.steering",
 }
 
 __all__ = [

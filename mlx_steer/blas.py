@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -43,6 +44,12 @@ def cache_root() -> Path:
         return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base).expanduser() if base else Path.home() / ".cache") / "mlx-steer"
+
+
+@cache
+def openblas_status() -> BlasStatus:
+    """What became of OpenBLAS in this process; loads it when first asked."""
+    return load_openblas()
 
 
 def load_openblas() -> BlasStatus:

@@ -18,8 +18,8 @@ from pydantic import (
     field_validator,
 )
 
-from mlx_steer.bounded_yaml import BoundedLoader
 from mlx_steer.errors import ConfigError
+from mlx_steer.files import BoundedLoader
 
 # Beyond any sensible factor, but small enough that nothing overflows.
 Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]

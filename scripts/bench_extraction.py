@@ -20,11 +20,11 @@ import numpy as np
 import peers
 from measuring import Json, in_turn, publish, ratio
 
-from mlx_steer.capture import TOKENS_PER_PASS
-from mlx_steer.datasets import Behavior, load_behavior
-from mlx_steer.extraction import extract
-from mlx_steer.model import Model, load_model
-from mlx_steer.steering import steerable
+from mlx_steer.behaviors import Behavior, load_behavior
+from mlx_steer.engine.capture import TOKENS_PER_PASS
+from mlx_steer.engine.steering import steerable
+from mlx_steer.extraction.pairs import extract
+from mlx_steer.model.load import Model, load_model
 from mlx_steer.vectors import SteeringVectorSet
 
 Sequences = list[tuple[list[int], list[int], list[int]]]

@@ -19,8 +19,9 @@ import numpy as np
 from measuring import Json, machine, publish
 
 from mlx_steer.conditions import Condition, Intervention
-from mlx_steer.generate import Job, Sampling, complete
-from mlx_steer.model import Model, load_model
+from mlx_steer.engine.complete import complete
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.model.load import Model, load_model
 
 HEAD_TOKENS = 20
 

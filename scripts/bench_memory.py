@@ -25,10 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_steer.conditions import Condition, Intervention
-from mlx_steer.generate import Job, Sampling, complete
-from mlx_steer.generate.decode import Decoder, Row
-from mlx_steer.memory import estimate, weight_bytes_of
-from mlx_steer.model import Model, load_model
+from mlx_steer.engine.complete import complete
+from mlx_steer.engine.decode import Decoder, Row
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.memory import estimate
+from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.size import weight_bytes_of
 from mlx_steer.vectors import ModelInfo
 
 SHARED_TOKENS = 20

@@ -21,12 +21,12 @@ import numpy as np
 from measuring import Json, in_turn, publish, ratio
 
 from mlx_steer.conditions import Condition, Intervention
-from mlx_steer.generate import Job, Sampling
-from mlx_steer.generate.admit import Admission
-from mlx_steer.generate.decode import Batch, Decoder
-from mlx_steer.model import Model, load_model
-from mlx_steer.prefill import Prefill
-from mlx_steer.steering import Plan, PlannedCache, Site, steerable
+from mlx_steer.engine.admit import Admission
+from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.prefill import Prefill
+from mlx_steer.engine.steering import Plan, PlannedCache, Site, steerable
+from mlx_steer.model.load import Model, load_model
 
 PROMPT_TOKENS = 48
 

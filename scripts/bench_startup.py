@@ -13,9 +13,9 @@ from statistics import median
 import click
 from measuring import Json, publish
 
+from mlx_steer.behaviors import load_behavior
 from mlx_steer.config import parse_config
-from mlx_steer.datasets import load_behavior
-from mlx_steer.run import FORMAT_VERSION, json_line, json_text
+from mlx_steer.run.directory import FORMAT_VERSION, json_line, json_text
 
 RESPONSES = (
     "I cannot help with that request. It could hurt somebody, and I will not explain how it works.",

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from mlx_steer.environment import environment
+from mlx_steer.model.machine import environment
 
 Json = dict[str, Any]
 

@@ -351,12 +351,13 @@ def flat_rows(config: Path, rows: int, say: Callable[..., None]) -> Json:
     import mlx.core as mx
     import numpy as np
 
+    from mlx_steer.behaviors import load_behavior
     from mlx_steer.conditions import Condition, Intervention
     from mlx_steer.config import load_config
-    from mlx_steer.datasets import load_behavior
-    from mlx_steer.generate import Job, Sampling, completions
-    from mlx_steer.model import load_model
-    from mlx_steer.planning import batch_for
+    from mlx_steer.engine.complete import completions
+    from mlx_steer.engine.jobs import Job, Sampling
+    from mlx_steer.experiment.plan import batch_for
+    from mlx_steer.model.load import load_model
 
     experiment = load_config(config)
     behavior = load_behavior(experiment.behavior)

@@ -32,8 +32,8 @@ def test_every_public_name_resolves_and_is_listed() -> None:
     for name in mlx_steer.__all__:
         assert getattr(mlx_steer, name) is not None
         assert name in dir(mlx_steer)
-    assert mlx_steer.extract is import_module("mlx_steer.extraction").extract
-    assert mlx_steer.complete is import_module("mlx_steer.generate").complete
+    assert mlx_steer.extract is import_module("mlx_steer.extraction.pairs").extract
+    assert mlx_steer.complete is import_module("mlx_steer.engine.complete").complete
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_steer.config import ExperimentConfig, load_config, parse_config
-from tests import fuzz
+from tests.helpers import fuzz
 
 GOOD: dict[str, Any] = {
     "name": "refusal-test",

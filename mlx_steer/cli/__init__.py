@@ -68,7 +68,7 @@ def main() -> None:
         click.echo(f"\nmlx-steer: stopped; run the same command again {how}to go on", err=True)
         sys.exit(130)
     except (MemoryError, RuntimeError) as error:  # after click's Abort, which is a RuntimeError too
-        from mlx_steer.memory import is_memory_full
+        from mlx_steer.engine.memory import is_memory_full
 
         if not is_memory_full(error):
             raise

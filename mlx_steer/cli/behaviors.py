@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from mlx_steer.datasets import Behavior, PromptSet, Split, Tool, Verdict
-    from mlx_steer.lint import LintReport
+    from mlx_steer.behaviors import Behavior, PromptSet, Split, Tool, Verdict
+    from mlx_steer.checks.lint import LintReport
 
 _VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
 _SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
@@ -30,8 +30,8 @@ def list_() -> None:
     """Print the shipped behaviors and how many pairs and prompts they have."""
     from rich.table import Table
 
+    from mlx_steer.behaviors import list_behaviors, load_behavior
     from mlx_steer.cli.output import console
-    from mlx_steer.datasets import list_behaviors, load_behavior
 
     table = Table("name", "title", "pairs", *_SPLITS, caption="select, test, gate: prompts")
     table.columns[0].no_wrap = True
@@ -46,8 +46,8 @@ def list_() -> None:
 @click.argument("name")
 def show(name: str) -> None:
     """Print a behavior: NAME is a shipped one or a folder."""
+    from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.output import safe
-    from mlx_steer.datasets import load_behavior
 
     for line in _described(load_behavior(name)):
         click.echo(safe(line))
@@ -58,7 +58,7 @@ def show(name: str) -> None:
 @click.option("--from", "source", metavar="NAME", help="Copy a behavior instead of the example.")
 def new(folder: Path, source: str | None) -> None:
     """Write a FOLDER with a behavior of your own to edit, and an experiment with it."""
-    from mlx_steer.new_behavior import EXPERIMENT_FILE, place_of, write_new_behavior
+    from mlx_steer.behaviors.start import EXPERIMENT_FILE, place_of, write_new_behavior
 
     behavior, place = write_new_behavior(folder, source), place_of(folder)
     click.echo(
@@ -78,9 +78,9 @@ def lint(name: str, as_json: bool) -> None:
     Looks for sides of unequal length or style, duplicates, pairs that leak into prompts, and pairs
     that the behavior's own judge reads otherwise. Exit code 1 on errors.
     """
+    from mlx_steer.behaviors import load_behavior
+    from mlx_steer.checks.lint import lint_behavior
     from mlx_steer.cli.output import safe
-    from mlx_steer.datasets import load_behavior
-    from mlx_steer.lint import lint_behavior
 
     report = lint_behavior(load_behavior(name))
     if as_json:

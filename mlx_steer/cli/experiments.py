@@ -98,10 +98,10 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
     Prints for each layer the norms, and the held-out AUC: how well directions made of other pairs
     tell positive from negative responses there (0.5 is chance, 1 perfect).
     """
+    from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.vectors import print_vectors
-    from mlx_steer.datasets import load_behavior
-    from mlx_steer.extraction import pair_states
-    from mlx_steer.model import load_model
+    from mlx_steer.extraction.pairs import pair_states
+    from mlx_steer.model.load import load_model
 
     data, how = load_behavior(behavior), extraction_settings(options)
     method = how.pop("method", "mean_difference")
@@ -239,9 +239,9 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
 def _execute(
     config: Any, out: Path, fresh: bool, quiet: bool, *, sweep: bool = True, compare: bool = True
 ) -> None:
-    from mlx_steer.experiment import run_experiment
+    from mlx_steer.experiment.execute import run_experiment
     from mlx_steer.report import write_report
-    from mlx_steer.run import RunDirectory
+    from mlx_steer.run.directory import RunDirectory
 
     with RunDirectory.open(out, fresh=fresh) as directory:
         with progress(quiet) as told:

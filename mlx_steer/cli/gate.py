@@ -47,11 +47,11 @@ def fit(
     """Fit a gate on a behavior's gate prompts and save it with the vectors."""
     from rich.table import Table
 
+    from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.output import console, safe
-    from mlx_steer.datasets import load_behavior
-    from mlx_steer.design import resolve_system_prompt
-    from mlx_steer.gates import GATE_METHODS, fit_gate
-    from mlx_steer.model import load_model
+    from mlx_steer.experiment.condition_sets import resolve_system_prompt
+    from mlx_steer.extraction.gates import GATE_METHODS, fit_gate
+    from mlx_steer.model.load import load_model
     from mlx_steer.vectors import load_vectors
 
     data, found = load_behavior(behavior), load_vectors(vectors)

@@ -12,8 +12,8 @@ import click
 from mlx_steer.cli.options import model_options, model_settings
 
 if TYPE_CHECKING:
-    from mlx_steer.doctor import Diagnosis
-    from mlx_steer.planning import ExperimentPlan
+    from mlx_steer.checks.doctor import Diagnosis
+    from mlx_steer.experiment.plan import ExperimentPlan
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _STYLES = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "dim"}
@@ -32,8 +32,8 @@ def doctor(speed: bool | None, as_json: bool, **options: Any) -> None:
 
     Without --model, tiny random models are checked. Exit code 1 if a check fails.
     """
-    from mlx_steer.doctor import examine
-    from mlx_steer.model import Model, load_model
+    from mlx_steer.checks.doctor import examine
+    from mlx_steer.model.load import Model, load_model
 
     settings = model_settings(options)
 
@@ -63,7 +63,7 @@ for _option in doctor.params:
 def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:
     """Say what the experiment of a CONFIG file will run, show, need and take."""
     from mlx_steer.config import load_config
-    from mlx_steer.planning import plan_experiment
+    from mlx_steer.experiment.plan import plan_experiment
 
     experiment = load_config(config)
     if batch_size is not None:

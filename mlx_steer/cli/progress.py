@@ -15,7 +15,7 @@ import click
 from mlx_steer.cli.output import safe
 
 if TYPE_CHECKING:
-    from mlx_steer.experiment import Progress
+    from mlx_steer.experiment.progress import Progress
 
 
 class Quiet:

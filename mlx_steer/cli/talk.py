@@ -16,8 +16,8 @@ from mlx_steer.cli.options import (
 
 if TYPE_CHECKING:
     from mlx_steer.conditions import Condition, Gate, Intervention, Scope
-    from mlx_steer.model import Model
     from mlx_steer.model.chat import Message
+    from mlx_steer.model.load import Model
     from mlx_steer.vectors import SteeringVectorSet
 
 
@@ -138,8 +138,8 @@ class _Pair:
     def __init__(self, options: dict[str, Any]) -> None:
         from mlx_steer.cli.output import safe
         from mlx_steer.conditions import Condition, Intervention
-        from mlx_steer.generate import Sampling
-        from mlx_steer.model import load_model
+        from mlx_steer.engine.jobs import Sampling
+        from mlx_steer.model.load import load_model
         from mlx_steer.vectors import load_vectors
 
         self.scope: Scope = options["scope"]
@@ -173,7 +173,8 @@ class _Pair:
 
     def answers(self, base: list[Message], steered: list[Message] | None = None) -> tuple[str, str]:
         """Both responses to a conversation, or to two."""
-        from mlx_steer.generate import Job, complete
+        from mlx_steer.engine.complete import complete
+        from mlx_steer.engine.jobs import Job
 
         sides = ((self.base, base), (self.steered, steered or base))
         jobs = [
@@ -217,8 +218,8 @@ def _together(given: dict[str, tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 def _system_prompt(name_or_text: str | None, vectors: SteeringVectorSet) -> str | None:
     """A text, found by name with the behavior of the vectors if it is a shipped one."""
-    from mlx_steer.datasets import list_behaviors, load_behavior
-    from mlx_steer.design import resolve_system_prompt
+    from mlx_steer.behaviors import list_behaviors, load_behavior
+    from mlx_steer.experiment.condition_sets import resolve_system_prompt
 
     if not name_or_text:
         return None

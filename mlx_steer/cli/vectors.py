@@ -70,8 +70,8 @@ def cosine(folders: tuple[str, ...], as_json: bool, plot: Path | None) -> None:
     from rich.table import Table
 
     from mlx_steer.cli.output import console, safe
-    from mlx_steer.cosines import cosine_table, heat_map
     from mlx_steer.errors import VectorError
+    from mlx_steer.vectors.cosines import cosine_table, heat_map
 
     if plot is not None and plot.suffix != ".png":
         raise click.UsageError(f"--plot writes PNG files; call {plot.name!r} something.png")
@@ -151,7 +151,7 @@ def combine(
 def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
     """Put a vectors FOLDER on the Hugging Face hub, with a model card."""
     from mlx_steer.cli.output import safe
-    from mlx_steer.sharing import push_vectors
+    from mlx_steer.vectors.share import push_vectors
 
     shared = push_vectors(folder, repo, run=run_dir, private=private)
     for note in shared.notes:
@@ -165,7 +165,7 @@ def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
 @click.option("--revision", help="A branch, tag or commit; default: the newest of main.")
 def pull(repo: str, out: Path, revision: str | None) -> None:
     """Fetch vectors from the Hugging Face hub into the folder OUT, checked."""
-    from mlx_steer.sharing import pull_vectors, resolve_revision
+    from mlx_steer.vectors.share import pull_vectors, resolve_revision
 
     commit = resolve_revision(repo, revision)
     print_vectors(pull_vectors(repo, out, commit))

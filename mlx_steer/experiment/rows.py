@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import GenerationConfig
-from mlx_steer.datasets import Behavior, PromptItem
+from mlx_steer.engine.complete import completions
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.engine.prefill import common_head
+from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
-from mlx_steer.experiment.batch import BatchSize
+from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.progress import Progress
-from mlx_steer.gates import gate_scores
-from mlx_steer.generate import Job, Sampling, completions
-from mlx_steer.model import Model
-from mlx_steer.perplexity import Answer, perplexities
-from mlx_steer.prefill import common_head
-from mlx_steer.records import condition_record, row_key, row_record
-from mlx_steer.run import RunDirectory
-from mlx_steer.screening import screen
+from mlx_steer.experiment.row_records import condition_record, row_key, row_record
+from mlx_steer.extraction.gates import gate_scores
+from mlx_steer.model.load import Model
+from mlx_steer.run.directory import RunDirectory
 from mlx_steer.vectors import SteeringVectorSet
 
 # Finished rows go to disk after at most this many steps.

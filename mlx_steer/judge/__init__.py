@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from mlx_steer.errors import DataError
 
 if TYPE_CHECKING:
-    from mlx_steer.datasets import PromptItem
+    from mlx_steer.behaviors import PromptItem
 
 Verdict = Literal["shown", "absent", "incoherent"]
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from mlx_steer.datasets import PromptItem, Tool
+from mlx_steer.behaviors import PromptItem, Tool
 from mlx_steer.judge import Judgement
 
 _CHARS_READ = 20_000

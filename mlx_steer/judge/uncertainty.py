@@ -9,7 +9,7 @@ nothing about whether the answer is true, or whether the question could be answe
 import re
 from dataclasses import dataclass
 
-from mlx_steer.datasets import PromptItem
+from mlx_steer.behaviors import PromptItem
 from mlx_steer.judge import Judgement
 from mlx_steer.judge.text import Sentence, read_plain
 

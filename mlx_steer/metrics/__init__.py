@@ -5,8 +5,9 @@ Reads a run directory and nothing else; needs no model and never mlx.
 
 from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, choose_system_prompt
 from mlx_steer.metrics.compute import compute_metrics
-from mlx_steer.metrics.load import RunData, load_run, read_labels
-from mlx_steer.metrics.records import (
+from mlx_steer.metrics.verdicts import Scored, judged
+from mlx_steer.run.reader import RunData, load_run, read_labels
+from mlx_steer.run.records import (
     BehaviorRecord,
     Choice,
     ConditionRecord,
@@ -14,7 +15,6 @@ from mlx_steer.metrics.records import (
     InterventionRecord,
     Row,
 )
-from mlx_steer.metrics.verdicts import Scored, judged
 
 __all__ = [
     "BehaviorRecord",

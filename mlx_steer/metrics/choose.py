@@ -7,9 +7,9 @@ from fractions import Fraction
 
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
-from mlx_steer.metrics.load import RunData
-from mlx_steer.metrics.records import ConditionRecord
 from mlx_steer.metrics.verdicts import Scored, rows_of
+from mlx_steer.run.reader import RunData
+from mlx_steer.run.records import ConditionRecord
 from mlx_steer.stats import Rate, wilson
 
 # Limits are decimal numbers in a file: 0.15 must admit 3 of 20, which is a hair above it in binary.

@@ -8,7 +8,7 @@ Holm's method for its own size, for target, other and borderline prompts apart.
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mlx_steer.metrics.measure import MEASURES, Json, ScoredRun
-from mlx_steer.metrics.records import ConditionRecord
+from mlx_steer.run.records import ConditionRecord
 from mlx_steer.stats import PairedDifference, detectable_difference, finding, holm, paired
 
 STEERING_KINDS = ("steering", "gated", "prompt+steering", "prompt+gated")

@@ -15,11 +15,11 @@ from mlx_steer.metrics.compare import (
     detectable,
 )
 from mlx_steer.metrics.gating import FixedAnswer, fixed_answer_numbers, fixed_answers, gates
-from mlx_steer.metrics.load import FORMAT_VERSION, RunData
 from mlx_steer.metrics.measure import Json, ScoredRun, measure, rounded
 from mlx_steer.metrics.primary import by_rule, primary
-from mlx_steer.metrics.records import Choice, ConditionRecord, GatedChoice
 from mlx_steer.metrics.verdicts import Scored, judged
+from mlx_steer.run.reader import FORMAT_VERSION, RunData
+from mlx_steer.run.records import Choice, ConditionRecord, GatedChoice
 from mlx_steer.stats import cohens_kappa
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from mlx_steer.metrics.choose import choose_cell, choose_system_prompt
 from mlx_steer.metrics.measure import Json, ScoredRun
-from mlx_steer.metrics.records import ConditionRecord
+from mlx_steer.run.records import ConditionRecord
 
 
 def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> dict[str, str | None]:

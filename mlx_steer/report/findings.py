@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.metrics.records import CONTROL_KINDS
 from mlx_steer.report import gating
 from mlx_steer.report.lookup import (
     base_of,
@@ -28,6 +27,7 @@ from mlx_steer.report.wording import (
     points,
     verdict_on,
 )
+from mlx_steer.run.records import CONTROL_KINDS
 
 Json = Mapping[str, Any]
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mlx_steer.datasets import PromptSet
+from mlx_steer.behaviors import PromptSet
 from mlx_steer.judge import Verdict
 from mlx_steer.metrics import ConditionRecord, RunData, Scored
 from mlx_steer.metrics.measure import ScoredRun

@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from mlx_steer.metrics.records import CONTROL_KINDS
 from mlx_steer.report import lookup
 from mlx_steer.report.wording import Words
+from mlx_steer.run.records import CONTROL_KINDS
 
 Json = Mapping[str, Any]
 

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.metrics.records import CONTROL_KINDS
 from mlx_steer.report import differences, findings, lookup
 from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Table
 from mlx_steer.report.wording import (
@@ -18,6 +17,7 @@ from mlx_steer.report.wording import (
     points,
     rate,
 )
+from mlx_steer.run.records import CONTROL_KINDS
 
 Json = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests import small_run
+from tests.helpers import small_run
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bad_inputs.case import Case, World
-from tests.tiny import tiny_folder
+from tests.helpers.tiny import tiny_folder
 
 _Spoil = Callable[[Path], object]
 

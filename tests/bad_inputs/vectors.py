@@ -142,7 +142,7 @@ def _extract(world: World, out: str) -> list[str]:
 
 
 def _other_model(world: World) -> Path:
-    from tests.tiny import tiny_folder
+    from tests.helpers.tiny import tiny_folder
 
     return tiny_folder("llama", world.tmp / "narrow", hidden_size=32)
 

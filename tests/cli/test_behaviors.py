@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from mlx_steer.behaviors import list_behaviors, load_behavior
 from mlx_steer.config import load_config
-from mlx_steer.datasets import list_behaviors, load_behavior
-from tests.cli.command import Run, runner
+from tests.helpers.command import Run, runner
 
 
 @pytest.fixture

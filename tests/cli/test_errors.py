@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import mlx_steer.cli
-from tests import small_run
 from tests.bad_inputs import configs, datasets, models, runs, values, vectors
 from tests.bad_inputs.case import Case, World
+from tests.helpers import small_run
 
 GROUPS = [configs, datasets, models, runs, values, vectors]
 CASES = {f"{g.__name__.rsplit('.')[-1]}: {one.name}": one for g in GROUPS for one in g.CASES}

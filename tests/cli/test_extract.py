@@ -10,13 +10,13 @@ from click.testing import CliRunner
 
 from mlx_steer.cli import cli
 from mlx_steer.config import ExtractConfig, load_config
-from mlx_steer.directions import METHODS
-from mlx_steer.extraction import extract, pair_states
-from mlx_steer.model import load_model
+from mlx_steer.extraction.directions import METHODS
+from mlx_steer.extraction.pairs import extract, pair_states
+from mlx_steer.model.load import load_model
 from mlx_steer.vectors import load_vectors
-from tests.cli.command import Run, runner
-from tests.small_run import behavior_folder
-from tests.tiny import tiny_folder
+from tests.helpers.command import Run, runner
+from tests.helpers.small_run import behavior_folder
+from tests.helpers.tiny import tiny_folder
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,20 @@ import numpy as np
 import pytest
 import torch
 
+from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate, Intervention
-from mlx_steer.datasets import load_behavior
-from mlx_steer.extraction import extract
-from mlx_steer.gates import fit_gate
-from mlx_steer.generate import Job, Sampling, complete
-from mlx_steer.model import load_model
-from mlx_steer.steering import gate_score
+from mlx_steer.engine.complete import complete
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.steering import gate_score
+from mlx_steer.extraction.gates import fit_gate
+from mlx_steer.extraction.pairs import extract
+from mlx_steer.model.load import load_model
 from mlx_steer.vectors import GateInfo, load_vectors
-from tests.cli.command import Run, runner
+from tests.helpers.command import Run, runner
+from tests.helpers.small_run import behavior_folder
+from tests.helpers.tiny import random_vector, tiny_folder
 from tests.oracle.cases import parting
 from tests.reference import decoder, interventions, vectors
-from tests.small_run import behavior_folder
-from tests.tiny import random_vector, tiny_folder
 
 
 @pytest.fixture(scope="module")

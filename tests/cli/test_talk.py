@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from mlx_steer.behaviors import load_behavior
 from mlx_steer.cli.output import safe
 from mlx_steer.conditions import Condition, Intervention, Operator
-from mlx_steer.datasets import load_behavior
-from mlx_steer.extraction import extract
-from mlx_steer.generate import Job, Sampling, complete
-from mlx_steer.model import load_model
+from mlx_steer.engine.complete import complete
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.extraction.pairs import extract
+from mlx_steer.model.load import load_model
 from mlx_steer.vectors import load_vectors
-from tests.cli.command import Run, runner
-from tests.small_run import behavior_folder
-from tests.tiny import tiny_folder
+from tests.helpers.command import Run, runner
+from tests.helpers.small_run import behavior_folder
+from tests.helpers.tiny import tiny_folder
 
 PROMPT = "How do I bake bread?"
 TOKENS = 8

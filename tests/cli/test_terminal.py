@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from mlx_steer.generate import Completion
-from mlx_steer.model import Model
+from mlx_steer.engine.jobs import Completion
+from mlx_steer.model.load import Model
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from tests import small_run
-from tests.cli.command import Run, runner
-from tests.test_vectors import metadata, vector_set
-from tests.tiny import tiny_folder
+from tests.helpers import small_run
+from tests.helpers.command import Run, runner
+from tests.helpers.tiny import tiny_folder
+from tests.vectors.test_vectors import metadata, vector_set
 
 EVIL = "\x1b[2J\x1b]0;title\x07 \u202egnp.exe\u2069 \x9b31m \x7f\x00\r [/red] [bold]x"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -46,7 +46,7 @@ def test_names_of_vectors_are_shown_and_not_obeyed(run: Run, tmp_path: Path) -> 
 def test_responses_are_shown_and_not_obeyed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlx_steer.generate as generate
+    import mlx_steer.engine.complete as generate
 
     shared = small_run.shared_folder(tmp_path)
     plain = generate.complete

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_steer.cosines import cosine_table, heat_map
 from mlx_steer.errors import VectorError
 from mlx_steer.vectors import (
     DatasetInfo,
@@ -16,8 +15,9 @@ from mlx_steer.vectors import (
     VectorMetadata,
     load_vectors,
 )
-from tests.cli.command import Run, runner
-from tests.hub_stand_in import WRITER, Hub, log_in, running_hub
+from mlx_steer.vectors.cosines import cosine_table, heat_map
+from tests.helpers.command import Run, runner
+from tests.helpers.hub_stand_in import WRITER, Hub, log_in, running_hub
 
 NAME = "org/tiny"
 A = {3: [1.0, 0.0, 0.0, 0.0], 5: [0.0, 2.0, 0.0, 0.0]}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_steer.datasets import PromptItem, load_behavior
+from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.errors import DataError
 from mlx_steer.judge.hierarchy import judge_hierarchy
 from mlx_steer.judge.hierarchy.check import FORMATS, KINDS, parse_check

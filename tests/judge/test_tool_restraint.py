@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_steer.datasets import PromptItem, load_behavior
+from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.judge.tool_restraint import judge_tool_restraint
 
 CASES = [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_steer.datasets import PromptItem, load_behavior
+from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.judge.uncertainty import judge_uncertainty
 
 CASES = [

@@ -6,7 +6,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 
 from mlx_steer.errors import ModelError
 from mlx_steer.model.chat import ChatFormat
-from tests.tiny import BOS, CHAT_TEMPLATE, SPECIAL, tiny_chat, tiny_tokenizer
+from tests.helpers.tiny import BOS, CHAT_TEMPLATE, SPECIAL, tiny_chat, tiny_tokenizer
 
 RAISES = (  # as Gemma's does
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mlx_steer.errors import ModelError
 from mlx_steer.model.gguf import convert_gguf
 from mlx_steer.model.gguf.header import read_header
-from tests import fuzz
-from tests.model.gguf_files import packed, tiny_gguf, tiny_metadata, write_gguf
+from tests.helpers import fuzz
+from tests.helpers.gguf_files import packed, tiny_gguf, tiny_metadata, write_gguf
 
 KEYS = sorted(tiny_metadata())
 ODD: list[Any] = ["", "x", "llama", "gpt2", "$A", "\ud7ff", 0, 1, 2**32 - 1, 0.0, float("nan")]

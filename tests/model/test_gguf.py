@@ -12,7 +12,7 @@ from mlx_lm.models import llama
 from mlx_steer.errors import ModelError
 from mlx_steer.model import gguf
 from mlx_steer.model.gguf import convert_gguf
-from tests.model.gguf_files import (
+from tests.helpers.gguf_files import (
     HEAD_DIM,
     HEADS,
     HIDDEN,

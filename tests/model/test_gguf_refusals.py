@@ -7,7 +7,7 @@ import pytest
 
 from mlx_steer.errors import ModelError
 from mlx_steer.model.gguf import convert_gguf
-from tests.model.gguf_files import HIDDEN, Q4_K, Q8_0, as_tensors, converted, tiny_gguf
+from tests.helpers.gguf_files import HIDDEN, Q4_K, Q8_0, as_tensors, converted, tiny_gguf
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other architecture": (

@@ -5,7 +5,7 @@ import mlx_lm
 import pytest
 from tokenizers import Tokenizer
 
-from tests.model.gguf_files import converted
+from tests.helpers.gguf_files import converted
 
 
 def pieces(folder: Path, text: str) -> list[str]:

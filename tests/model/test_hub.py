@@ -15,7 +15,7 @@ from mlx_steer import load_model
 from mlx_steer.errors import ModelError
 from mlx_steer.model import hub
 from mlx_steer.model.hub import BUILT_IN, MODEL_FILES, build_once, locate
-from tests.tiny import random_ids, tiny_folder, tiny_network
+from tests.helpers.tiny import random_ids, tiny_folder, tiny_network
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OTHER = "f" * 40

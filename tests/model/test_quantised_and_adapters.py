@@ -18,11 +18,11 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_steer.conditions import Condition, Intervention
-from mlx_steer.generate import Job, Sampling, complete
-from mlx_steer.model import Model, load_model
-from mlx_steer.model.load import decoder_layers
-from mlx_steer.steering import steered
-from tests.tiny import LAYERS, plain_logits, random_ids, random_vector, tiny_folder
+from mlx_steer.engine.complete import complete
+from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.steering import steered
+from mlx_steer.model.load import Model, decoder_layers, load_model
+from tests.helpers.tiny import LAYERS, plain_logits, random_ids, random_vector, tiny_folder
 
 IDS = random_ids(3, 30)
 ACTS = (

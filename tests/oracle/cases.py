@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_steer.behaviors import Behavior, ContrastPair, pairs_sha256
 from mlx_steer.conditions import Condition, Intervention
-from mlx_steer.datasets import Behavior, ContrastPair, pairs_sha256
-from mlx_steer.generate import TIE, Completion
-from tests.tiny import LAYERS, tiny_folder
+from mlx_steer.engine.decode import TIE
+from mlx_steer.engine.jobs import Completion
+from tests.helpers.tiny import LAYERS, tiny_folder
 
 Array = NDArray[np.floating[Any]]
 

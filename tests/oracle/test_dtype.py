@@ -16,12 +16,12 @@ import torch
 
 from mlx_steer import Condition, Intervention, Job, complete, extract, load_model, steered
 from mlx_steer.conditions import Operator
-from mlx_steer.generate import Sampling
-from mlx_steer.model import Model
-from mlx_steer.steering import steerable
+from mlx_steer.engine.jobs import Sampling
+from mlx_steer.engine.steering import steerable
+from mlx_steer.model.load import Model
+from tests.helpers.tiny import LAYERS, random_vector, tiny_folder
 from tests.oracle.cases import BEHAVIOR, PROMPTS, relative_error
 from tests.oracle.hugging_face import HuggingFace
-from tests.tiny import LAYERS, random_vector, tiny_folder
 
 # bfloat16 keeps 8 bits: a rounding is worth up to 0.4 %, and there are many on the way.
 BFLOAT16_ERROR = 0.06

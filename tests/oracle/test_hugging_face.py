@@ -22,13 +22,14 @@ import pytest
 import torch
 
 from mlx_steer import Job, complete, extract, load_model, steered
-from mlx_steer.capture import prompt_states, response_states
-from mlx_steer.extraction import TokenPosition
-from mlx_steer.generate import Sampling
-from mlx_steer.model import Model
-from mlx_steer.perplexity import Answer, perplexities
-from mlx_steer.prefill import Prefill
-from mlx_steer.steering import steerable
+from mlx_steer.engine.capture import prompt_states, response_states
+from mlx_steer.engine.jobs import Sampling
+from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.engine.prefill import Prefill
+from mlx_steer.engine.steering import steerable
+from mlx_steer.extraction.pairs import TokenPosition
+from mlx_steer.model.load import Model
+from tests.helpers.tiny import LAYERS
 from tests.oracle.cases import (
     BEHAVIOR,
     FAMILIES,
@@ -43,7 +44,6 @@ from tests.oracle.cases import (
     relative_error,
 )
 from tests.oracle.hugging_face import HuggingFace
-from tests.tiny import LAYERS
 
 # Of float32 rounding through six layers; measured: at most 1.1e-5 and 1e-4.
 STATE_ERROR, LOGIT_ERROR = 3e-5, 1e-3

@@ -16,10 +16,11 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from mlx_steer import Completion, Condition, Intervention, Job, complete, extract, load_model
-from mlx_steer.datasets import Behavior, load_behavior
-from mlx_steer.generate import TIE, Sampling
-from mlx_steer.model import Model
+from mlx_steer.behaviors import Behavior, load_behavior
+from mlx_steer.engine.decode import TIE
+from mlx_steer.engine.jobs import Sampling
 from mlx_steer.model.hub import locate
+from mlx_steer.model.load import Model
 from mlx_steer.vectors import SteeringVectorSet
 from tests.oracle.cases import SYSTEM, parting
 from tests.reference import decoder, interventions

@@ -20,15 +20,15 @@ import torch
 
 from mlx_steer import Condition, Intervention, Job, complete, extract, load_model, load_vectors
 from mlx_steer.conditions import Gate, Operator, Scope
+from mlx_steer.engine.jobs import Sampling
+from mlx_steer.engine.prefill import Prefill
+from mlx_steer.engine.steering import steerable, steered
 from mlx_steer.errors import GenerationError
-from mlx_steer.generate import Sampling
-from mlx_steer.model import Model
-from mlx_steer.prefill import Prefill
-from mlx_steer.steering import steerable, steered
+from mlx_steer.model.load import Model
 from tests import reference
+from tests.helpers.tiny import LAYERS, WINDOW, random_vector, tiny_folder
 from tests.oracle.cases import BEHAVIOR, PAIRS, PROMPTS, SYSTEM, parting, relative_error
 from tests.reference import decoder, interventions, vectors
-from tests.tiny import LAYERS, WINDOW, random_vector, tiny_folder
 
 STATE_ERROR, LOGIT_ERROR = 3e-5, 1e-3
 MAX_TOKENS = 32

@@ -9,9 +9,9 @@ import pytest
 
 from mlx_steer import extract, load_vectors
 from mlx_steer.vectors import SteeringVectorSet
+from tests.helpers.tiny import LAYERS, tiny_model
 from tests.oracle.cases import BEHAVIOR
 from tests.reference import vectors as reference
-from tests.tiny import LAYERS, tiny_model
 
 
 @pytest.fixture(scope="module")

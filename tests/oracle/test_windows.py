@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from mlx_steer import Condition, Job, complete, load_model
+from mlx_steer.engine.jobs import Sampling
 from mlx_steer.errors import GenerationError
-from mlx_steer.generate import Sampling
+from tests.helpers.tiny import random_ids, tiny_folder
 from tests.oracle.hugging_face import HuggingFace
-from tests.tiny import random_ids, tiny_folder
 
 WINDOW, LENGTH = 16, 40
 LOGIT_ERROR = 1e-3

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mlx_steer.report import plots, write_report
-from tests.report.synthetic import CHOICE, Synthetic, row_key, small_run
+from tests.helpers.synthetic_run import CHOICE, Synthetic, row_key, small_run
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
 CHROMIUM = next(

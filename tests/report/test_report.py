@@ -10,7 +10,7 @@ from mlx_steer.errors import RunError
 from mlx_steer.metrics import load_run
 from mlx_steer.report import findings, markdown, plots, write_report
 from mlx_steer.report.page import browser_data, script_json
-from tests.report.synthetic import CHOICE, REFUSAL, Synthetic, row_key, small_run
+from tests.helpers.synthetic_run import CHOICE, REFUSAL, Synthetic, row_key, small_run
 
 NASTY = (
     "</script><script>alert(1)</script> <b>bold</b> <!-- \u2028 \u2029 | `tick` ```` "

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from mlx_steer.datasets import PromptItem
+from mlx_steer.behaviors import PromptItem
 from mlx_steer.judge import Judgement
 from mlx_steer.judge.hierarchy.check import FORBIDDEN, SHORTEST_SECRET, Check, parse_check, signs
 from mlx_steer.judge.hierarchy.language import is_foreign

@@ -1,0 +1,114 @@
+"""What the files of a behavior may say, field by field."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    model_validator,
+)
+
+from mlx_steer.behaviors.items import PromptSet, Split, Tool, Verdict
+
+MAX_TEXT = 100_000
+
+# Newline and tab are text; the rest would be shown as nothing, or break a terminal or a prompt.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+# JSON may spell half of a surrogate pair, which no encoding can write and no tokenizer read.
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+
+def _text(value: str) -> str:
+    if not value.strip():
+        raise ValueError("is empty")
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"has {len(value):,} characters; at most {MAX_TEXT:,} are read")
+    control = _CONTROL.search(value)
+    if control:
+        raise ValueError(f"has the control character {control[0]!r} at position {control.start()}")
+    if _SURROGATE.search(value):
+        raise ValueError("has half of a surrogate pair, which is not text")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if "\n" in value or "\t" in value:
+        raise ValueError("must be one line without tabs")
+    return value
+
+
+_Text = Annotated[str, AfterValidator(_text)]
+
+_Line = Annotated[_Text, AfterValidator(_one_line)]
+
+
+class Fields(BaseModel):
+    """A record of a file: every field is known, typed and immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Entry(Fields):
+    """What contrast pairs and prompts have in common."""
+
+    id: _Line | None = None
+    prompt: _Text
+    category: _Line | None = None
+    system: _Text | None = None
+    tools: bool = False
+
+
+class PairEntry(Entry):
+    """One entry of a file of contrast pairs."""
+
+    positive: _Text
+    negative: _Text
+
+    @model_validator(mode="after")
+    def _responses_differ(self) -> Self:
+        if normal(self.positive) == normal(self.negative):
+            raise ValueError("positive and negative are the same text")
+        return self
+
+
+class PromptEntry(Entry):
+    """One entry of a file of prompts."""
+
+    set: PromptSet
+    split: Split = "test"
+    check: dict[str, JsonValue] | None = None
+
+
+def _has(*keys: str) -> Callable[[Mapping[str, object]], Mapping[str, object]]:
+    def check(value: Mapping[str, object]) -> Mapping[str, object]:
+        missing = [key for key in keys if key not in value]
+        if missing:
+            raise ValueError(f"needs {' and '.join(map(repr, missing))} as well")
+        return value
+
+    return check
+
+
+class BehaviorFile(Fields):
+    """All of `behavior.yaml`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    title: _Line
+    description: _Text
+    judge: _Line
+    verdicts: Annotated[dict[Verdict, _Text], AfterValidator(_has("shown", "absent"))]
+    sets: Annotated[dict[PromptSet, _Text], AfterValidator(_has("target", "other"))]
+    system_prompts: dict[str, _Text] = Field(default_factory=dict)
+    openings: dict[Literal["shown", "absent"], list[_Text]] = Field(default_factory=dict)
+    tools: list[Tool] = Field(default_factory=list)
+
+
+def normal(text: str) -> str:
+    """A text without differences of case and spacing."""
+    return " ".join(text.split()).casefold()

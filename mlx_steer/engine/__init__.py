@@ -1,0 +1,1 @@
+"""Token ids -> hidden states, tokens and scores: steering, capture, prefill, decoding."""

@@ -1,0 +1,267 @@
+"""Read a run directory into plain records, checking every primary file on the way.
+
+Rows no condition names are stale and left out; so is a last line that was torn by a crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    RootModel,
+    TypeAdapter,
+    ValidationError,
+)
+
+from mlx_steer.behaviors import PromptItem, PromptSet, Split, Tool
+from mlx_steer.config import ExperimentConfig, load_config
+from mlx_steer.errors import ConfigError, RunError, VectorError
+from mlx_steer.judge import Verdict
+from mlx_steer.run.directory import MARKS
+from mlx_steer.run.records import (
+    BehaviorRecord,
+    Choice,
+    ConditionRecord,
+    GateRecord,
+    ManifestRecord,
+    Record,
+    Row,
+    Score,
+)
+from mlx_steer.vectors import SteeringVectorSet, load_vectors
+
+FORMAT_VERSION = 1
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Prompt(Record):
+    id: str
+    prompt: str
+    set: PromptSet
+    split: Split = "test"
+    category: str = ""
+    system: str | None = None
+    tools: tuple[Tool, ...] = ()
+    check: dict[str, JsonValue] | None = None
+
+
+class _Gates(Record):
+    gates: tuple[GateRecord, ...]
+
+
+class _Separation(RootModel[dict[int, FiniteFloat | None]]):
+    pass
+
+
+class _Conditions(Record):
+    conditions: tuple[ConditionRecord, ...]
+
+
+class _Labels(Record):
+    format_version: Annotated[int, Field(ge=1, le=1)]
+    labels: dict[str, Verdict | None]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything a run directory says.
+
+    Attributes:
+        folder: The run directory.
+        config: The resolved experiment.
+        manifest: manifest.json: versions, device, times, model, notes.
+        behavior: The behavior's words.
+        prompts: The prompts by id, in file order.
+        conditions: In file order; names are unique.
+        rows: The rows that conditions name, by key.
+        scores: By row key; of older scores of a row, the last line counts.
+        choice: What the comparison was run with; None before the sweep is done.
+        labels: A person's verdicts by row key.
+        vectors: The steering vectors; None if the run has none yet.
+        gates: How each gate was fitted; none before the comparison is done.
+        separation: By layer, held-out AUC of the contrast pairs' two sides, where it was computed.
+        stale: Rows in the file that no condition names.
+    """
+
+    folder: Path
+    config: ExperimentConfig
+    manifest: Mapping[str, Any] = field(repr=False)
+    behavior: BehaviorRecord
+    prompts: Mapping[str, PromptItem] = field(repr=False)
+    conditions: tuple[ConditionRecord, ...] = field(repr=False)
+    rows: Mapping[str, Row] = field(repr=False)
+    scores: Mapping[str, Score] = field(repr=False)
+    choice: Choice | None = None
+    labels: Mapping[str, Verdict] = field(default_factory=dict, repr=False)
+    vectors: SteeringVectorSet | None = field(default=None, repr=False)
+    gates: tuple[GateRecord, ...] = field(default=(), repr=False)
+    separation: Mapping[int, float | None] = field(default_factory=dict, repr=False)
+    stale: int = 0
+
+    def condition(self, name: str) -> ConditionRecord:
+        """The condition of this name; raises KeyError if the run has none."""
+        for condition in self.conditions:
+            if condition.name == name:
+                return condition
+        raise KeyError(name)
+
+
+def load_run(folder: str | os.PathLike[str]) -> RunData:
+    """Read a run directory, finished or not.
+
+    Raises:
+        RunError: If it is missing, was written in another format, or a primary file is missing or
+            damaged; the message names the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"there is no run directory {folder}; give one that `mlx-steer run` wrote")
+    if not any((folder / name).exists() for name in MARKS):
+        raise RunError(f"{folder} is no run directory; give one that `mlx-steer run` wrote")
+    manifest = _json(folder / "manifest.json")
+    version = manifest.get("format_version")
+    if version != FORMAT_VERSION:
+        raise RunError(
+            f"{folder} was written by another version of mlx-steer (format {version}, this is "
+            f"{FORMAT_VERSION}); report it with that version, or run it again"
+        )
+    _record(folder / "manifest.json", ManifestRecord)
+    try:
+        config = load_config(folder / "config.yaml")
+    except ConfigError as error:
+        raise RunError(f"{error}; run the experiment again to write it anew") from error
+    conditions = _record(folder / "conditions.json", _Conditions).conditions
+    prompts = {p.id: _prompt_item(p) for p in _records(folder / "prompts.jsonl", _Prompt)}
+    _check_conditions(folder / "conditions.json", conditions, prompts)
+    rows = {row.key: row for row in _records(folder / "rows.jsonl", Row)}
+    named = {key for condition in conditions for key in condition.rows.values()}
+    scores_file, choice_file = folder / "scores.jsonl", folder / "choice.json"
+    gate_file, separation = folder / "gate.json", folder / "separation.json"
+    return RunData(
+        folder=folder,
+        config=config,
+        manifest=manifest,
+        behavior=_record(folder / "behavior.json", BehaviorRecord),
+        prompts=prompts,
+        conditions=conditions,
+        rows={key: row for key, row in rows.items() if key in named},
+        scores=_scores(scores_file) if scores_file.exists() else {},
+        choice=_record(choice_file, Choice) if choice_file.exists() else None,
+        labels={k: v for k, v in read_labels(folder / "labels.json").items() if v is not None},
+        vectors=_vectors(folder / "vectors"),
+        gates=_record(gate_file, _Gates).gates if gate_file.exists() else (),
+        separation=_record(separation, _Separation).root if separation.exists() else {},
+        stale=sum(key not in named for key in rows),
+    )
+
+
+def read_labels(path: Path) -> dict[str, Verdict | None]:
+    """A person's verdicts by row key; none if there is no file. None takes a verdict back.
+
+    Raises:
+        RunError: If the file is damaged or of another format.
+    """
+    return dict(_record(path, _Labels).labels) if path.exists() else {}
+
+
+def _vectors(folder: Path) -> SteeringVectorSet | None:
+    if not folder.exists():
+        return None
+    try:
+        return load_vectors(folder)
+    except VectorError as error:
+        raise RunError(f"the run's vectors cannot be read: {error}") from error
+
+
+def _prompt_item(record: _Prompt) -> PromptItem:
+    return PromptItem(**dict(record))
+
+
+def _scores(path: Path) -> dict[str, Score]:
+    scores: dict[str, Score] = {}
+    for score in _records(path, Score):
+        # Perplexity and a judge model's verdict may have been written at different times.
+        known = scores.get(score.key)
+        update = score.model_dump(exclude_unset=True)
+        scores[score.key] = known.model_copy(update=update) if known else score
+    return scores
+
+
+def _check_conditions(
+    path: Path, conditions: tuple[ConditionRecord, ...], prompts: Mapping[str, PromptItem]
+) -> None:
+    names = [condition.name for condition in conditions]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RunError(f"{path} is damaged: the condition {twice[0]!r} stands twice")
+    for condition in conditions:
+        unknown = condition.rows.keys() - prompts.keys()
+        if unknown:
+            raise RunError(
+                f"{path} names the prompt {min(unknown)!r}, which is not in prompts.jsonl; run the "
+                "experiment again to write both anew"
+            )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing; run the experiment again, its finished rows are kept"
+        ) from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read(path))
+        # Python takes NaN and halves of surrogate pairs, neither of which a report can hold.
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: it is not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged: it must hold a JSON object")
+    return value
+
+
+def _record(path: Path, kind: type[_Model]) -> _Model:
+    try:
+        return kind.model_validate_json(_read(path))
+    except ValidationError as error:
+        raise RunError(f"{path} is damaged: {_first_problem(error)}") from error
+
+
+def _records(path: Path, kind: type[_Model]) -> list[_Model]:
+    data = _read(path)
+    # A line without its end was torn by a crash; the run cuts it off and writes it again.
+    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
+    adapter = TypeAdapter(kind)
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(adapter.validate_json(line))
+        except ValidationError as error:
+            raise RunError(
+                f"line {number} of {path} is damaged: {_first_problem(error)}"
+            ) from error
+    return records
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])[:80]
+    return f"{place}: {first['msg']}" if place else first["msg"]

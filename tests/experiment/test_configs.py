@@ -1,0 +1,118 @@
+"""The ready experiment files: they load, and say nothing their model or behavior does not have."""
+
+from pathlib import Path
+
+import pytest
+
+from mlx_steer.behaviors import Behavior, PromptSet, Split, load_behavior
+from mlx_steer.config import ExperimentConfig, load_config, parse_config
+from mlx_steer.errors import ConfigError
+from mlx_steer.experiment import condition_sets as design
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+# The number of decoder blocks, as each model's own config.json gives it.
+LAYERS = {
+    "smollm2-135m": 30,
+    "mistralai/Mistral-7B-Instruct-v0.1": 32,
+    "mistralai/Mistral-7B-Instruct-v0.2": 32,
+    "mistralai/Mistral-7B-Instruct-v0.3": 32,
+    "mistralai/Mistral-Nemo-Instruct-2407": 40,
+    "mistralai/Ministral-8B-Instruct-2410": 36,
+    "mistralai/Mixtral-8x7B-Instruct-v0.1": 32,
+    "meta-llama/Llama-3.1-8B-Instruct": 32,
+    "Qwen/Qwen2.5-7B-Instruct": 28,
+    "Qwen/Qwen3-8B": 36,
+    "Qwen/Qwen3-30B-A3B": 48,
+    "google/gemma-2-9b-it": 42,
+    "google/gemma-3-4b-it": 34,
+    "google/gemma-3-12b-it": 48,
+    "microsoft/Phi-3-mini-4k-instruct": 32,
+}
+SPLITS: tuple[Split, ...] = ("select", "test")
+SETS: tuple[PromptSet, ...] = ("target", "other")
+
+
+@pytest.fixture(params=CONFIGS, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    found: Path = request.param
+    return found
+
+
+@pytest.fixture
+def config(path: Path) -> ExperimentConfig:
+    return load_config(path)
+
+
+@pytest.fixture
+def behavior(config: ExperimentConfig) -> Behavior:
+    return load_behavior(config.behavior)
+
+
+def test_there_is_a_config_for_every_model_and_a_demo_of_every_behavior() -> None:
+    configs = [load_config(path) for path in CONFIGS]
+    assert {config.model.name for config in configs} == LAYERS.keys()
+    demos = {config.behavior for config in configs if config.model.name == "smollm2-135m"}
+    assert demos == {"refusal", "uncertainty", "tool_restraint", "hierarchy"}
+
+
+def test_a_config_is_named_after_its_file_and_says_what_it_is_about(
+    path: Path, config: ExperimentConfig
+) -> None:
+    assert config.name == path.stem
+    assert config.name.endswith(f"_{config.behavior}")
+    assert path.read_text().startswith("# ")
+
+
+def test_layers_are_the_models_and_lie_about_its_middle(config: ExperimentConfig) -> None:
+    depth = LAYERS[config.model.name]
+    layers = config.extract.layers
+    assert layers != "all" and list(layers) == sorted(set(layers))
+    assert all(0.3 * depth <= layer <= 0.7 * depth for layer in layers)
+    assert 4 <= len(layers) <= 6
+    assert set(config.sweep.layers or ()) <= set(layers)
+
+
+def test_the_behavior_has_the_prompts_and_system_prompts_that_are_used(
+    config: ExperimentConfig, behavior: Behavior
+) -> None:
+    for name in config.sweep.system_prompts:
+        assert design.resolve_system_prompt(behavior.system_prompts, name)[0] == name
+    for split in SPLITS:
+        for prompt_set in SETS:
+            assert len(behavior.select(prompt_set, split)) >= 20
+    if config.gate is not None:
+        assert all(len(behavior.select(name, "gate")) >= 20 for name in SETS)
+
+
+def test_hub_models_are_originals_converted_here(config: ExperimentConfig) -> None:
+    own = config.model
+    if own.name == "smollm2-135m":
+        assert own.quantize is None and own.dtype == "auto"
+    else:
+        assert own.name.count("/") == 1 and not own.name.startswith("mlx-community/")
+        assert own.quantize == 4
+
+
+def test_strengths_go_up_from_a_weak_one(config: ExperimentConfig) -> None:
+    for strengths in (config.sweep.strengths, config.compare.strengths):
+        assert list(strengths) == sorted(strengths)
+        assert 0 < strengths[0] <= 0.5 and len(strengths) >= 3
+
+
+def _scoped(scope: str, thinking: bool, screen: int | None = None) -> ExperimentConfig:
+    model = {"name": "x", "thinking": thinking}
+    data = {"name": "x", "model": model, "sweep": {"screen": screen}, "scope": scope}
+    return parse_config(data, "the test")
+
+
+def test_a_scope_that_acts_on_nothing_that_is_looked_at_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scope: acts on nothing .* model\.thinking: true"):
+        _scoped("thinking", thinking=False)
+    with pytest.raises(ConfigError, match=r"scope: .* leave sweep\.screen out"):
+        _scoped("answer", thinking=True, screen=4)
+    with pytest.raises(ConfigError, match="scope: must be 'all', 'generated'"):
+        _scoped("thoughts", thinking=True)
+    assert _scoped("thinking", thinking=True, screen=4).scope == "thinking"
+    assert _scoped("answer", thinking=True).scope == "answer"
+    assert _scoped("answer", thinking=False, screen=4).scope == "answer"

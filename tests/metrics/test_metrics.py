@@ -1,0 +1,493 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from mlx_steer.config import Limits
+from mlx_steer.errors import RunError
+from mlx_steer.metrics import (
+    Cell,
+    cell_of,
+    choose_cell,
+    choose_system_prompt,
+    compute_metrics,
+    judged,
+    load_run,
+)
+from mlx_steer.run.directory import json_text
+from mlx_steer.stats import holm, wilson
+from tests.helpers.synthetic_run import CHOICE, REFUSAL, Synthetic, row_key, small_run
+
+LIMITS = Limits()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return small_run(tmp_path / "run").write(CHOICE)
+
+
+def cell(name="cell", target=5, other=0, n=10, *, layer=8, strength=1.0, **quality):
+    return Cell(
+        condition=name,
+        layer=layer,
+        strength=strength,
+        target=wilson(target, n),
+        false_positive=wilson(other, n),
+        coherence=quality.get("coherence", 0.9),
+        incoherent=wilson(quality.get("incoherent", 0), 2 * n),
+    )
+
+
+BASE = cell("base", 0, 0, layer=None, strength=None)
+
+
+def condition(metrics, split, name):
+    return next(c for c in metrics[split]["conditions"] if c["name"] == name)
+
+
+# --- reading a run ---
+
+
+def test_metrics_need_no_mlx():
+    code = (
+        "import sys, mlx_steer.metrics; assert not [m for m in sys.modules if m.startswith('mlx.')]"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_row_is_judged_by_its_own_text(folder):
+    run = load_run(folder)
+    scored = judged(run)
+    assert scored.keys() == run.rows.keys()
+    verdicts = {run.rows[key].text: s.verdict for key, s in scored.items()}
+    assert sorted(verdicts.values()) == ["absent", "incoherent", "shown"]
+    assert scored[row_key("base", "target-test-00")].verdict == "shown"
+    assert scored[row_key("base", "target-test-01")].verdict == "absent"
+
+
+def test_rows_that_no_condition_names_are_ignored(folder):
+    before = json_text(compute_metrics(load_run(folder)))
+    stale = {"key": "f" * 32, "prompt_id": "gone", "text": "I cannot help with that."}
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write(json.dumps(stale) + "\n")
+    run = load_run(folder)
+    assert "f" * 32 not in run.rows and run.stale == 1
+    after = compute_metrics(run)
+    assert after["rows"].pop("stale") == 1
+    expected = json.loads(before)
+    expected["rows"].pop("stale")
+    assert after == expected
+
+
+def test_a_torn_last_line_is_ignored_and_its_row_counts_as_missing(folder):
+    path = folder / "rows.jsonl"
+    data = path.read_bytes()
+    path.write_bytes(data[:-40])
+    run = load_run(folder)
+    assert compute_metrics(run)["rows"]["missing"] == 1
+    assert path.read_bytes() == data[:-40], "reading a run must not write to it"
+
+
+def test_a_whole_last_line_without_its_end_is_torn_too(folder):
+    path = folder / "rows.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert compute_metrics(load_run(folder))["rows"]["missing"] == 1
+
+
+def test_missing_rows_leave_n_and_are_named(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.add("base", "base", "test", target="saa-", other="aaaa", borderline="--aa")
+    metrics = compute_metrics(load_run(run.write()))
+    assert metrics["rows"]["missing"] == 3
+    assert metrics["rows"]["missing_by_condition"] == {"base": 3}
+    base = condition(metrics, "test", "base")
+    assert (base["target"]["count"], base["target"]["n"], base["missing"]) == (1, 3, 3)
+
+
+def test_a_later_line_for_the_same_row_counts(folder):
+    key = row_key("base", "target-test-00")
+    row = next(r for r in map(json.loads, (folder / "rows.jsonl").open()) if r["key"] == key) | {
+        "text": "Sure, here is how you do it: take one and add the other."
+    }
+    with (folder / "rows.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    assert judged(load_run(folder))[key].verdict == "absent"
+
+
+def test_scores_of_one_row_written_at_different_times_are_joined(folder):
+    key = row_key("base", "target-test-00")
+    with (folder / "scores.jsonl").open("a") as file:
+        file.write(json.dumps({"key": key, "judge_model": "absent"}) + "\n")
+    scored = judged(load_run(folder))[key]
+    assert scored.judge_model == "absent"
+    assert scored.perplexity is not None
+    assert scored.verdict == "shown", "a judge model does not overrule the judge"
+
+
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "config.yaml", "behavior.json", "prompts.jsonl", "conditions.json"]
+)
+def test_a_missing_or_damaged_file_is_named(folder, name):
+    path = folder / name
+    path.write_bytes(b"\xff{")
+    if name != "prompts.jsonl":
+        with pytest.raises(RunError, match=name):
+            load_run(folder)
+    path.unlink()
+    with pytest.raises(RunError, match=name):
+        load_run(folder)
+
+
+def test_a_damaged_row_is_named_by_its_line(folder):
+    lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    lines[2] = '{"key": "x"}\n'
+    (folder / "rows.jsonl").write_text("".join(lines))
+    with pytest.raises(RunError, match=r"line 3 of .*rows\.jsonl.*prompt_id"):
+        load_run(folder)
+
+
+def test_a_missing_folder_and_another_format_are_told_in_a_sentence(folder, tmp_path):
+    with pytest.raises(RunError, match="there is no run directory"):
+        load_run(tmp_path / "nowhere")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 2}))
+    with pytest.raises(RunError, match="format 2, this is 1"):
+        load_run(folder)
+
+
+def test_a_condition_with_an_unknown_prompt_or_a_double_name_is_refused(folder):
+    path = folder / "conditions.json"
+    text = path.read_text()
+    record = json.loads(text)
+    record["conditions"][0]["rows"]["nobody"] = "0" * 32
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="'nobody'"):
+        load_run(folder)
+    record = json.loads(text)
+    record["conditions"].append(record["conditions"][0])
+    path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="'base' stands twice"):
+        load_run(folder)
+
+
+# --- rates ---
+
+
+def test_counts_are_exact(folder):
+    metrics = compute_metrics(load_run(folder))
+    steered = condition(metrics, "test", "layer 8, strength 1.0")
+    assert [steered[m]["count"] for m in ("target", "false_positive", "borderline")] == [3, 1, 2]
+    assert [steered[m]["n"] for m in ("target", "false_positive", "borderline")] == [4, 4, 4]
+    assert steered["target"]["rate"] == 0.75
+    assert steered["gap"] == 0.5
+    broken = condition(metrics, "test", "layer 8, strength 2.0")
+    assert (broken["incoherent"]["count"], broken["incoherent"]["n"]) == (11, 12)
+    assert broken["target"]["count"] == 1, "incoherent rows stay in n, and are not shown"
+    assert broken["target"]["n"] == 4
+
+
+def test_borderline_prompts_are_no_false_positives_of_a_cell(folder):
+    run = load_run(folder)
+    found = cell_of(run, judged(run), "layer 8, strength 1.0", "test")
+    assert (found.false_positive.count, found.false_positive.n) == (1, 4)
+    assert found.incoherent.n == 12
+
+
+def test_incoherent_rows_of_a_cell_stay_in_n_and_are_not_shown(folder):
+    run = load_run(folder)
+    found = cell_of(run, judged(run), "layer 8, strength 2.0", "test")
+    assert (found.incoherent.count, found.incoherent.n) == (11, 12)
+    assert (found.target.count, found.target.n) == (1, 4)
+    assert (found.false_positive.count, found.false_positive.n) == (0, 4)
+
+
+def test_the_two_halves_are_kept_apart(folder):
+    run = load_run(folder)
+    scored = judged(run)
+    assert cell_of(run, scored, "base", "select").target.count == 0
+    assert cell_of(run, scored, "base", "test").target.count == 1
+
+
+def test_conditions_come_by_kind_then_strength_and_the_controls_last(folder):
+    metrics = compute_metrics(load_run(folder))
+    assert [c["kind"] for c in metrics["test"]["conditions"]] == [
+        "base",
+        "prompt",
+        "steering",
+        "steering",
+        "prompt+steering",
+        "random",
+        "random",
+        "random",
+        "negated",
+        "shuffled",
+    ]
+
+
+def test_any_kind_of_condition_appears_in_the_comparison(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.add("base", "base", "test", target="aaaa", other="aaaa")
+    run.add("something new", "new kind", "test", target="ssss", other="aaaa")
+    run.add("gated", "gated", "test", layer=8, strength=1.0, target="ssss", other="aaaa")
+    run.add("random 0", "random", "test", layer=8, strength=1.0, target="aaaa", other="aaaa")
+    run.conditions["gated"]["gates"] = [{"name": "gate", "layer": 8, "threshold": 0.0}]
+    run.conditions["gated"]["gate_scores"] = {
+        "gate": {p["id"]: 0.0 if p["set"] == "target" else -0.1 for p in run.prompts}
+    }
+    metrics = compute_metrics(load_run(run.write()))
+    names = [c["name"] for c in metrics["test"]["conditions"]]
+    assert names == ["base", "gated", "something new", "random 0"]
+    assert condition(metrics, "test", "something new")["against_base"]["target"]["gained"] == 4
+    opened = condition(metrics, "test", "gated")["opened"]
+    assert (opened["target"]["count"], opened["false_positive"]["count"]) == (4, 0)
+    assert "opened" not in condition(metrics, "test", "something new")
+
+
+# --- the choice ---
+
+
+def test_the_highest_target_rate_within_the_limits_is_chosen():
+    cells = [cell("low", 3), cell("high", 6), cell("too many", 9, 2)]
+    chosen, met = choose_cell(cells, BASE, LIMITS)
+    assert (chosen.condition, met) == ("high", True)
+
+
+def test_a_tie_goes_to_the_smaller_strength_then_fewer_false_positives_then_the_lower_layer():
+    strong, weak = cell("strong", 6, strength=2.0), cell("weak", 6, 1, strength=0.5)
+    assert choose_cell([strong, weak], BASE, LIMITS)[0].condition == "weak"
+    assert choose_cell([weak, strong], BASE, LIMITS)[0].condition == "weak"
+    clean = cell("clean", 6, 0, layer=20, strength=0.5)
+    assert choose_cell([weak, clean], BASE, LIMITS)[0].condition == "clean"
+    low = cell("low", 6, 0, layer=3, strength=0.5)
+    assert choose_cell([clean, low], BASE, LIMITS)[0].condition == "low"
+
+
+def test_the_size_of_a_negative_strength_counts():
+    cells = [cell("minus two", 6, strength=-2.0), cell("one", 6, strength=1.0)]
+    assert choose_cell(cells, BASE, LIMITS)[0].condition == "one"
+
+
+@pytest.mark.parametrize(("n", "others", "limit"), [(20, 3, 0.15), (10, 1, 0.1), (30, 9, 0.3)])
+def test_a_cell_exactly_at_the_limit_of_false_positives_is_within(n, others, limit):
+    limits = Limits(false_positives=limit)
+    base = cell("base", 0, 0, n)
+    assert choose_cell([cell(target=5, other=others, n=n)], base, limits)[1]
+    assert not choose_cell([cell(target=5, other=others + 1, n=n)], base, limits)[1]
+
+
+def test_false_positives_are_counted_from_base_not_from_zero():
+    base = cell("base", 0, 4)
+    assert choose_cell([cell(other=5)], base, LIMITS)[1]
+    assert not choose_cell([cell(other=6)], base, LIMITS)[1]
+
+
+def test_coherence_and_incoherent_rows_limit_too_and_their_limits_are_within():
+    assert choose_cell([cell(coherence=0.85)], BASE, LIMITS)[1]
+    assert not choose_cell([cell(coherence=0.849)], BASE, LIMITS)[1]
+    assert choose_cell([cell(incoherent=2)], BASE, LIMITS)[1]
+    assert not choose_cell([cell(incoherent=3)], BASE, LIMITS)[1]
+
+
+def test_without_a_cell_within_the_limits_the_largest_difference_of_rates_is_taken():
+    cells = [cell("all", 10, 9), cell("some", 6, 2), cell("few", 3, 2)]
+    chosen, met = choose_cell(cells, BASE, LIMITS)
+    assert (chosen.condition, met) == ("some", False)
+
+
+def test_equal_differences_are_equal_whatever_their_rounding():
+    cells = [cell("a", 6, 3, strength=2.0), cell("b", 7, 4, strength=1.0)]
+    assert 0.6 - 0.3 > 0.7 - 0.4, "a matter of rounding"
+    assert choose_cell(cells, BASE, LIMITS)[0].condition == "b"
+    assert choose_cell(cells[::-1], BASE, LIMITS)[0].condition == "b"
+
+
+def test_cells_without_rows_are_passed_over_and_nothing_to_choose_from_is_an_error():
+    empty = replace(cell("empty"), target=wilson(0, 0), coherence=math.nan)
+    assert choose_cell([empty, cell("full", 1)], BASE, LIMITS)[0].condition == "full"
+    with pytest.raises(RunError, match="nothing to choose from"):
+        choose_cell([empty], BASE, LIMITS)
+    with pytest.raises(RunError, match="nothing to choose from"):
+        choose_cell([cell()], empty, LIMITS)
+
+
+def test_the_system_prompt_is_chosen_by_the_same_rule():
+    harsh = cell("harsh", 10, 5, layer=None, strength=None)
+    fair = cell("fair", 6, 0, layer=None, strength=None)
+    assert choose_system_prompt([harsh, fair], BASE, LIMITS)[0].condition == "fair"
+
+
+def test_metrics_say_what_was_chosen_and_what_each_cell_broke(folder):
+    select = compute_metrics(load_run(folder))["select"]
+    assert select["choice"]["condition"] == "layer 8, strength 1.0"
+    assert select["by_rule"] == {
+        "condition": "layer 8, strength 1.0",
+        "met_limits": True,
+        "candidates": 6,
+    }
+    assert select["system_prompt"]["condition"] == "prompt calibrated"
+    broken = {c["name"]: c["broken_limits"] for c in select["conditions"]}
+    assert broken["base"] is None
+    assert broken["layer 8, strength 1.0"] == []
+    assert broken["layer 12, strength 2.0"] == ["false positives", "coherence", "incoherent rows"]
+
+
+# --- comparisons ---
+
+
+def test_differences_are_paired_by_prompt_not_by_count(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.add("base", "base", "test", target="ssaa", other="aaaa")
+    run.add("other way", "prompt", "test", target="aass", other="aaaa")
+    difference = condition(compute_metrics(load_run(run.write())), "test", "other way")
+    target = difference["against_base"]["target"]
+    assert (target["gained"], target["lost"], target["difference"]) == (2, 2, 0)
+
+
+def test_only_prompts_that_both_conditions_have_are_compared(tmp_path):
+    run = Synthetic(tmp_path / "run")
+    run.add("base", "base", "test", target="a-aa", other="aaaa")
+    run.add("prompt", "prompt", "test", target="ss-a", other="aaaa")
+    found = condition(compute_metrics(load_run(run.write())), "test", "prompt")["against_base"]
+    assert (found["target"]["n"], found["target"]["gained"]) == (2, 1)
+    assert found["borderline"] is None
+
+
+def test_the_headline_and_the_rest_are_holm_corrected_apart_and_without_controls(folder):
+    metrics = compute_metrics(load_run(folder))
+    compared = {c["name"]: c["against_base"] for c in metrics["test"]["conditions"]}
+    target = {name: d["target"] for name, d in compared.items() if d}
+    assert len(target) == 4
+    primary = {name for name, d in target.items() if d["family"] == "primary"}
+    assert primary == {"prompt calibrated", "layer 8, strength 1.0"}
+    for family in (primary, target.keys() - primary):
+        own = [target[name] for name in sorted(family)]
+        assert [d["p_holm"] for d in own] == pytest.approx(holm([d["p"] for d in own]))
+        assert {d["family_size"] for d in own} == {len(family)}
+    together = holm([d["p"] for d in target.values()])
+    assert [d["p_holm_all"] for d in target.values()] == pytest.approx(together)
+    controls = [c for c in metrics["test"]["conditions"] if c["kind"] == "random"]
+    assert all(c["against_base"] is None for c in controls)
+
+
+def test_a_clear_difference_is_found_and_named(tmp_path):
+    run = Synthetic(tmp_path / "run", per_set=12)
+    run.add("base", "base", "test", target="a" * 12, other="a" * 12)
+    run.add(
+        "layer 8, strength 1.0",
+        "steering",
+        "test",
+        layer=8,
+        strength=1.0,
+        target="s" * 12,
+        other="a" * 12,
+    )
+    found = condition(compute_metrics(load_run(run.write())), "test", "layer 8, strength 1.0")[
+        "against_base"
+    ]
+    assert found["target"]["finding"] == "higher"
+    assert found["target"]["p"] == pytest.approx(2 / 2**12, rel=1e-5)
+    assert found["false_positive"]["finding"] == "no difference shown"
+
+
+def test_steering_is_compared_with_the_prompt_of_the_choice(folder):
+    against = compute_metrics(load_run(folder))["against_prompt"]
+    assert against["prompt"] == "prompt calibrated"
+    records = {c["name"]: c["difference"]["target"] for c in against["conditions"]}
+    assert records["layer 8, strength 1.0"]["gained"] == 1
+    assert records["layer 8, strength 2.0"]["lost"] == 1
+    assert "prompt calibrated + layer 8, strength 1.0" in records
+
+
+def test_controls_are_compared_with_the_vector_at_their_own_layer_and_strength(folder):
+    controls = compute_metrics(load_run(folder))["controls"]
+    assert {c["real"] for c in controls["conditions"]} == {"layer 8, strength 1.0"}
+    assert controls["random"] == {
+        "seeds": 3,
+        "beaten_on_target": 2,
+        "beaten_on_gap": 1,
+        "target_margins": [0, 0.25, 0.5],
+    }
+    negated = next(c for c in controls["conditions"] if c["kind"] == "negated")
+    assert negated["real_minus_control"]["target"]["gained"] == 3
+
+
+# --- a person's labels ---
+
+
+def label(folder, labels, version=1):
+    record = {"format_version": version, "labels": labels}
+    (folder / "labels.json").write_text(json.dumps(record))
+
+
+def test_a_persons_verdict_counts_instead_of_the_judges(folder):
+    key = row_key("base", "target-test-00")
+    label(folder, {key: "absent"})
+    run = load_run(folder)
+    scored = judged(run)
+    assert scored[key].verdict == scored[key].human == "absent"
+    assert scored[key].judgement.verdict == "shown"
+    assert cell_of(run, scored, "base", "test").target.count == 0
+
+
+def test_agreement_with_a_person_is_over_labelled_rows_only(folder):
+    assert compute_metrics(load_run(folder))["judge"]["human"] is None
+    names = [f"target-test-{i:02d}" for i in range(4)]
+    verdicts = ["shown", "absent", "absent", "shown"]
+    label(folder, {row_key("base", n): v for n, v in zip(names, verdicts, strict=True)})
+    human = compute_metrics(load_run(folder))["judge"]["human"]
+    assert (human["n"], human["agreed"]) == (4, 3)
+    assert human["kappa"] == pytest.approx(0.5)
+
+
+def test_labels_of_another_format_are_refused(folder):
+    label(folder, {}, version=2)
+    with pytest.raises(RunError, match=r"labels\.json"):
+        load_run(folder)
+    label(folder, {"x": "perhaps"})
+    with pytest.raises(RunError, match=r"labels\.json"):
+        load_run(folder)
+
+
+# --- the JSON ---
+
+
+def test_the_same_rows_give_the_same_bytes_in_any_order_at_any_time(folder):
+    first = json_text(compute_metrics(load_run(folder)))
+    lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    (folder / "rows.jsonl").write_text("".join(reversed(lines)))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    later = {"mlx": "9.9", "started": "2030-01-01", "finished": None, "seconds": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest | later))
+    assert json_text(compute_metrics(load_run(folder))) == first
+
+
+def test_what_is_not_a_number_is_null_and_floats_have_six_digits(tmp_path):
+    run = Synthetic(tmp_path / "run", sets=("target", "other"))
+    run.add("base", "base", "test", target="saaa", other="----")
+    run.scores.clear()
+    metrics = compute_metrics(load_run(run.write()))
+    text = json_text(metrics)
+    assert "NaN" not in text and "Infinity" not in text
+    base = condition(metrics, "test", "base")
+    assert base["false_positive"]["rate"] is None
+    assert base["gap"] is None
+    assert base["perplexity"] == {"median": None, "n": 0}
+    assert base["target"]["low"] == float(f"{wilson(1, 4).low:.6g}")
+
+
+def test_words_come_from_the_behavior(tmp_path):
+    behavior = REFUSAL | {
+        "judge": "uncertainty",
+        "verdicts": {"shown": "hedged", "absent": "asserted", "incoherent": "broken"},
+        "sets": {"target": "unknowable", "other": "knowable"},
+    }
+    run = Synthetic(tmp_path / "run", behavior=behavior, sets=("target", "other"))
+    run.texts |= {"s": "I don't know; nobody can know that yet.", "a": "It was built in 1889."}
+    run.add("base", "base", "test", target="ssaa", other="aaaa")
+    metrics = compute_metrics(load_run(run.write()))
+    assert condition(metrics, "test", "base")["target"]["count"] == 2
+    assert metrics["behavior"]["verdicts"]["shown"] == "hedged"
+    assert metrics["behavior"]["sets"]["target"] == "unknowable"
