@@ -7,15 +7,11 @@ toolkit measures is a list of conditions over a list of prompts.
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Operator = Literal["add", "ablate", "clamp"]
-Scope = Literal["all", "generated", "prompt", "thinking", "answer"]
-Stage = Literal["prompt", "thinking", "answer"]
-GateJoin = Literal["any", "all"]
+from mlx_steer.words import GateJoin, Kind, Operator, Scope, Stage
 
 Float32 = NDArray[np.float32]
 
@@ -121,7 +117,7 @@ class Condition:
     interventions: tuple[Intervention, ...] = ()
     gates: tuple[Gate, ...] = ()
     gate_join: GateJoin = "all"
-    kind: str = ""
+    kind: Kind = ""
 
     @property
     def parts_response(self) -> bool:

@@ -20,6 +20,7 @@ from pydantic import (
 
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import BoundedLoader
+from mlx_steer.words import DtypeChoice, GateMethod, Method, Scope, TokenPosition
 
 # Beyond any sensible factor, but small enough that nothing overflows.
 Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
@@ -55,7 +56,7 @@ class ModelConfig(_Section):
 
     name: Text
     revision: Text | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DtypeChoice = "auto"
     quantize: Literal[4, 8] | None = None
     adapter: Text | None = None
     dequantize: bool = False
@@ -83,10 +84,8 @@ class ExtractConfig(_Section):
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
-    token_position: Literal["last", "mean"] = "last"
-    method: Literal["mean_difference", "whitened_mean_difference", "logistic_regression", "pca"] = (
-        "mean_difference"
-    )
+    token_position: TokenPosition = "last"
+    method: Method = "mean_difference"
     vectors: Text | None = None
 
     @field_validator("layers", mode="before")
@@ -158,9 +157,11 @@ class GateConfig(_Section):
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
-    methods: tuple[
-        Literal["mean_difference", "whitened_mean_difference", "logistic_regression"], ...
-    ] = ("mean_difference", "whitened_mean_difference", "logistic_regression")
+    methods: tuple[GateMethod, ...] = (
+        "mean_difference",
+        "whitened_mean_difference",
+        "logistic_regression",
+    )
     false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
     strengths: tuple[Strength, ...] | None = None
 
@@ -247,7 +248,7 @@ class ExperimentConfig(_Section):
     statistics: StatisticsConfig = StatisticsConfig()
     judge_model: JudgeModelConfig | None = None
     prompts_per_set: Count | None = None
-    scope: Literal["all", "generated", "prompt", "thinking", "answer"] = "all"
+    scope: Scope = "all"
 
     @field_validator("scope")
     @classmethod

@@ -4,16 +4,7 @@ Reads and checks text; knows nothing about models, tokens or judges. Bad entries
 that one error shows what is to be put right.
 """
 
-from mlx_steer.behaviors.items import (
-    Behavior,
-    ContrastPair,
-    PromptItem,
-    PromptSet,
-    Split,
-    Tool,
-    Verdict,
-    pairs_sha256,
-)
+from mlx_steer.behaviors.items import Behavior, ContrastPair, PromptItem, Tool, pairs_sha256
 from mlx_steer.behaviors.load import (
     check_no_leak,
     list_behaviors,
@@ -26,10 +17,7 @@ __all__ = [
     "Behavior",
     "ContrastPair",
     "PromptItem",
-    "PromptSet",
-    "Split",
     "Tool",
-    "Verdict",
     "check_no_leak",
     "list_behaviors",
     "load_behavior",

@@ -13,7 +13,8 @@ from pydantic import (
     model_validator,
 )
 
-from mlx_steer.behaviors.items import PromptSet, Split, Tool, Verdict
+from mlx_steer.behaviors.items import Tool
+from mlx_steer.words import PromptSet, Split, Verdict
 
 MAX_TEXT = 100_000
 

@@ -6,18 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pydantic import (
-    JsonValue,
-)
+from pydantic import JsonValue
 
-PromptSet = Literal["target", "other", "borderline"]
-"""target should show the behavior; other and borderline should not."""
-
-Split = Literal["select", "test", "gate"]
-"""select chooses a cell, test measures it, gate fits and checks gates."""
-
-Verdict = Literal["shown", "absent", "incoherent"]
-"""What a judge says of a response; a behavior has its own words for it."""
+from mlx_steer.words import PromptSet, Split, Verdict
 
 Tool = dict[str, JsonValue]
 """A function definition: {"type": "function", "function": {"name": ..., "parameters": ...}}."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_steer.words import PromptSet, Split, Verdict
+
 if TYPE_CHECKING:
-    from mlx_steer.behaviors import Behavior, PromptSet, Split, Tool, Verdict
+    from mlx_steer.behaviors import Behavior, Tool
     from mlx_steer.checks.lint import LintReport
 
 _VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")

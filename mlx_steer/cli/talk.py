@@ -6,16 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlx_steer.cli.options import (
-    FACTOR,
-    TEXT,
-    generation_options,
-    model_options,
-    model_settings,
-)
+from mlx_steer.cli.options import FACTOR, TEXT, generation_options, model_options, model_settings
+from mlx_steer.words import Scope
 
 if TYPE_CHECKING:
-    from mlx_steer.conditions import Condition, Gate, Intervention, Scope
+    from mlx_steer.conditions import Condition, Gate, Intervention
     from mlx_steer.model.chat import Message
     from mlx_steer.model.load import Model
     from mlx_steer.vectors import SteeringVectorSet

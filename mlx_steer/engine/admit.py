@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_steer.conditions import Condition, Intervention, Stage
+from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.decode import Batch, Row
 from mlx_steer.engine.jobs import PREFILL_TOKENS, SHORTEST_HEAD, Job
 from mlx_steer.engine.prefill import (
@@ -25,6 +25,7 @@ from mlx_steer.engine.prefill import (
 )
 from mlx_steer.engine.steering import Plan, PlannedCache, Site, plan_of, settled_gate_score
 from mlx_steer.model.load import Model
+from mlx_steer.words import Stage
 
 _NO_PLANS: dict[Stage, LayerPlans] = {"prompt": {}, "thinking": {}, "answer": {}}
 

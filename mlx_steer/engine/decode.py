@@ -12,10 +12,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_steer.engine.jobs import Completion, FinishReason, Job, Sampling
+from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.prefill import LayerPlans, join
 from mlx_steer.engine.steering import Plan, PlannedCache, Site
 from mlx_steer.model.load import Model
+from mlx_steer.words import FinishReason
 
 TIE = 1e-3
 # Finished rows stay in the batch until they are one in so many, or until others take their places.

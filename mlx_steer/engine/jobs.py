@@ -6,13 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 from mlx_steer.conditions import Condition
 from mlx_steer.errors import GenerationError, VectorError
 from mlx_steer.model.load import Model
-
-FinishReason = Literal["stop", "length"]
+from mlx_steer.words import FinishReason
 
 # Prompt tokens run through the network at a time; bounds the activations of a prefill.
 PREFILL_TOKENS = 8192

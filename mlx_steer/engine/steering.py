@@ -19,10 +19,11 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_steer.conditions import Float32, Gate, Intervention, Operator, Scope
+from mlx_steer.conditions import Float32, Gate, Intervention
 from mlx_steer.errors import ModelError, VectorError
 from mlx_steer.model.load import Model, decoder_layers
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.words import Operator, Scope
 
 Float64 = NDArray[np.float64]
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlx_steer.conditions import Condition, Float32, Gate, Intervention, Scope
+from mlx_steer.conditions import Condition, Float32, Gate, Intervention
 from mlx_steer.errors import ConfigError
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.words import Kind, Scope
 
 BASE = Condition("base", kind="base")
 
@@ -111,7 +112,7 @@ def controls(
     """
     norm = vector.norm
 
-    def control(kind: str, name: str, array: Float32) -> Condition:
+    def control(kind: Kind, name: str, array: Float32) -> Condition:
         item = Intervention(vector.layer, array, strength, scope=scope, name=name)
         return Condition(f"{name}, {cell_name(vector.layer, strength)}", None, (item,), kind=kind)
 

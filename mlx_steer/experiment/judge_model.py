@@ -15,8 +15,8 @@ from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, digest
 from mlx_steer.engine.complete import completions
 from mlx_steer.engine.jobs import Completion, Job, Sampling
-from mlx_steer.judge import Verdict
 from mlx_steer.model.load import Model
+from mlx_steer.words import Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
 

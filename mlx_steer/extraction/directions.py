@@ -7,15 +7,14 @@ Each takes float64 arrays of shape (n, hidden_size), positive and negative, and 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_steer.stats import auc
+from mlx_steer.words import Method
 
 Float64 = NDArray[np.float64]
-Method = Literal["mean_difference", "whitened_mean_difference", "logistic_regression", "pca"]
 
 
 def mean_difference(positive: Float64, negative: Float64) -> Float64:

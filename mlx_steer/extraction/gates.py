@@ -21,11 +21,12 @@ from mlx_steer.conditions import Gate, array_sha256
 from mlx_steer.engine.capture import prompt_states
 from mlx_steer.engine.steering import settled_gate_score
 from mlx_steer.errors import ConfigError, DataError, ModelError
-from mlx_steer.extraction.directions import FOLDS, METHODS, Float64, Method, projection
+from mlx_steer.extraction.directions import FOLDS, METHODS, Float64, projection
 from mlx_steer.model.load import Model
 from mlx_steer.stats import Rate, auc, threshold_for_fpr, wilson
 from mlx_steer.vectors import GateInfo
 from mlx_steer.vectors.metadata import gate_file
+from mlx_steer.words import Method
 
 GATE_METHODS: tuple[Method, ...] = (
     "mean_difference",

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.engine.capture import response_states
 from mlx_steer.errors import DataError
-from mlx_steer.extraction.directions import METHODS, Float64, Method, held_out_auc
+from mlx_steer.extraction.directions import METHODS, Float64, held_out_auc
 from mlx_steer.model.load import Model
-from mlx_steer.vectors import (
-    DatasetInfo,
-    SteeringVector,
-    SteeringVectorSet,
-    VectorMetadata,
-)
-
-TokenPosition = Literal["last", "mean"]
+from mlx_steer.vectors import DatasetInfo, SteeringVector, SteeringVectorSet, VectorMetadata
+from mlx_steer.words import Method, TokenPosition
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,14 +5,13 @@ rule that decided and the span of the response it rests on.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from mlx_steer.errors import DataError
+from mlx_steer.words import Verdict
 
 if TYPE_CHECKING:
     from mlx_steer.behaviors import PromptItem
-
-Verdict = Literal["shown", "absent", "incoherent"]
 
 COHERENCE_THRESHOLD = 0.5
 """A response whose coherence is below this is incoherent, whatever else it says."""

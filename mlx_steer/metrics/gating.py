@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from mlx_steer.behaviors import PromptSet
 from mlx_steer.metrics.compare import Outcomes, differences
 from mlx_steer.metrics.measure import MEASURES, Json, ScoredRun, rate_json
 from mlx_steer.metrics.verdicts import Scored
 from mlx_steer.run.records import ConditionRecord, GateRecord
 from mlx_steer.stats import auc, roc_curve, wilson
+from mlx_steer.words import PromptSet
 
 CANDIDATES = 5
 HELD_OUT = "held out"

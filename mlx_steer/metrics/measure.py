@@ -7,12 +7,13 @@ from functools import cached_property
 from statistics import median
 from typing import Any
 
-from mlx_steer.behaviors import PromptItem, PromptSet
+from mlx_steer.behaviors import PromptItem
 from mlx_steer.metrics.choose import Cell, cell_of
 from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import CONTROL_KINDS, ConditionRecord
 from mlx_steer.stats import Rate, mean_interval, wilson
+from mlx_steer.words import PromptSet
 
 Json = dict[str, Any]
 ScoredRows = Sequence[tuple[PromptItem, Scored]]

@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlx_steer.behaviors import PromptItem
-from mlx_steer.judge import Judgement, Verdict, judge_response
+from mlx_steer.judge import Judgement, judge_response
 from mlx_steer.judge.coherence import coherence
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import ConditionRecord
+from mlx_steer.words import Verdict
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
 from mlx_steer.model.size import check_fits
 from mlx_steer.vectors import ModelInfo
-
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+from mlx_steer.words import DtypeChoice
 
 # Model types whose sliding windows mlx-lm ignores, and whether one that config.json gives is used
 # if use_sliding_window says nothing.
@@ -102,7 +101,7 @@ class Model:
 def load_model(
     name: str,
     revision: str | None = None,
-    dtype: DtypeName = "auto",
+    dtype: DtypeChoice = "auto",
     *,
     quantize: Literal[4, 8] | None = None,
     adapter: str | None = None,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_steer.errors import RunError
-from mlx_steer.judge import Verdict
 from mlx_steer.metrics import RunData, compute_metrics, judged, load_run, read_labels
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.words import Verdict
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,7 @@ from typing import Any
 
 from mlx_steer.metrics.measure import MEASURES
 from mlx_steer.report import gating
-from mlx_steer.report.lookup import (
-    base_of,
-    by_name,
-    chosen_name,
-    main_condition,
-    same_cell,
-)
+from mlx_steer.report.lookup import base_of, by_name, chosen_name, main_condition, same_cell
 from mlx_steer.report.wording import (
     Words,
     change,

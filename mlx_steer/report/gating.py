@@ -11,16 +11,7 @@ from mlx_steer.metrics.gating import HELD_OUT
 from mlx_steer.metrics.measure import MEASURES
 from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Section, Table
 from mlx_steer.report.lookup import base_of, main_condition
-from mlx_steer.report.wording import (
-    Words,
-    change,
-    compared,
-    fixed,
-    listed,
-    number,
-    of,
-    rate,
-)
+from mlx_steer.report.wording import Words, change, compared, fixed, listed, number, of, rate
 
 Json = Mapping[str, Any]
 

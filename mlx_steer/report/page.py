@@ -15,11 +15,10 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mlx_steer.behaviors import PromptSet
-from mlx_steer.judge import Verdict
 from mlx_steer.metrics import ConditionRecord, RunData, Scored
 from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.report.document import Document
+from mlx_steer.words import PromptSet, Verdict
 
 SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
 # What ends a script element or a line of script, controls beyond ASCII's first 32 (which JSON

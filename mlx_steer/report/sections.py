@@ -18,12 +18,7 @@ from mlx_steer.report.document import (
     Section,
     Table,
 )
-from mlx_steer.report.wording import (
-    Words,
-    fixed,
-    number,
-    one_line,
-)
+from mlx_steer.report.wording import Words, fixed, number, one_line
 
 Json = Mapping[str, Any]
 

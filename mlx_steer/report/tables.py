@@ -6,17 +6,7 @@ from typing import Any
 from mlx_steer.metrics.measure import MEASURES
 from mlx_steer.report import differences, findings, lookup
 from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Table
-from mlx_steer.report.wording import (
-    DASH,
-    Words,
-    fixed,
-    listed,
-    number,
-    of,
-    one_line,
-    points,
-    rate,
-)
+from mlx_steer.report.wording import DASH, Words, fixed, listed, number, of, one_line, points, rate
 from mlx_steer.run.records import CONTROL_KINDS
 
 Json = Mapping[str, Any]

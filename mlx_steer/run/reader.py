@@ -22,10 +22,9 @@ from pydantic import (
     ValidationError,
 )
 
-from mlx_steer.behaviors import PromptItem, PromptSet, Split, Tool
+from mlx_steer.behaviors import PromptItem, Tool
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError, VectorError
-from mlx_steer.judge import Verdict
 from mlx_steer.run.directory import MARKS
 from mlx_steer.run.records import (
     BehaviorRecord,
@@ -38,6 +37,7 @@ from mlx_steer.run.records import (
     Score,
 )
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
+from mlx_steer.words import PromptSet, Split, Verdict
 
 FORMAT_VERSION = 1
 

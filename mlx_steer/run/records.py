@@ -6,9 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
-from mlx_steer.behaviors import PromptSet
-from mlx_steer.conditions import GateJoin
-from mlx_steer.judge import Verdict
+from mlx_steer.words import GateJoin, PromptSet, Verdict
 
 CONTROL_KINDS = ("random", "negated", "shuffled")
 

@@ -4,17 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mlx_steer.behaviors import (
-    Behavior,
-    ContrastPair,
-    PromptItem,
-    PromptSet,
-    Split,
-    list_behaviors,
-    load_behavior,
-)
+from mlx_steer.behaviors import Behavior, ContrastPair, PromptItem, list_behaviors, load_behavior
 from mlx_steer.checks.lint import Finding, lint_behavior
 from mlx_steer.checks.lint.findings import likeness, words
+from mlx_steer.words import PromptSet, Split
 
 _WORDS = """
     anchor bakery candle desert engine forest garden harbor island jungle kettle ladder

@@ -9,12 +9,13 @@ import pytest
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.cli.output import safe
-from mlx_steer.conditions import Condition, Intervention, Operator
+from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import load_model
 from mlx_steer.vectors import load_vectors
+from mlx_steer.words import Operator
 from tests.helpers.command import Run, runner
 from tests.helpers.small_run import behavior_folder
 from tests.helpers.tiny import tiny_folder

@@ -4,11 +4,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_steer.conditions import Condition, Gate, GateJoin, Intervention
+from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steering import gate_score, steerable
 from mlx_steer.model.load import Model
+from mlx_steer.words import GateJoin
 from tests.helpers.tiny import plain_tokens, random_ids, random_vector, tiny_model
 
 TOKENS = 3

@@ -11,7 +11,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import KVCache, make_prompt_cache
 
-from mlx_steer.conditions import Condition, Gate, Intervention, Scope
+from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steering import (
@@ -26,12 +26,8 @@ from mlx_steer.engine.steering import (
 )
 from mlx_steer.errors import ModelError, SteerError, VectorError
 from mlx_steer.model.load import Model, decoder_layers
-from mlx_steer.vectors import (
-    DatasetInfo,
-    SteeringVector,
-    SteeringVectorSet,
-    VectorMetadata,
-)
+from mlx_steer.vectors import DatasetInfo, SteeringVector, SteeringVectorSet, VectorMetadata
+from mlx_steer.words import Scope
 from tests.helpers.tiny import (
     FAMILIES,
     HIDDEN,

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from mlx_steer.behaviors import Behavior, PromptSet, Split, load_behavior
+from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.config import ExperimentConfig, load_config, parse_config
 from mlx_steer.errors import ConfigError
 from mlx_steer.experiment import condition_sets as design
+from mlx_steer.words import PromptSet, Split
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from mlx_steer.conditions import Condition, Gate, GateJoin, Intervention
+from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.experiment.row_records import condition_record
 from mlx_steer.metrics import ConditionRecord
 from mlx_steer.vectors import SteeringVectorSet
 from mlx_steer.vectors.vector import SteeringVector
+from mlx_steer.words import GateJoin
 from tests.helpers.tiny import random_vector
 from tests.vectors.test_vectors import metadata
 

@@ -11,7 +11,6 @@ from mlx_steer.engine.capture import response_states
 from mlx_steer.extraction.directions import (
     METHODS,
     Float64,
-    Method,
     held_out_auc,
     logistic_regression,
     mean_difference,
@@ -20,6 +19,7 @@ from mlx_steer.extraction.directions import (
     whitened_mean_difference,
 )
 from mlx_steer.extraction.pairs import extract, pair_states
+from mlx_steer.words import Method
 from tests.helpers.tiny import LAYERS, tiny_model
 from tests.oracle.cases import BEHAVIOR, PAIRS
 

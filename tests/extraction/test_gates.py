@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_steer.behaviors import Behavior, PromptItem, PromptSet
+from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steering import gate_score, steerable, steered
 from mlx_steer.errors import ConfigError, DataError, ModelError
-from mlx_steer.extraction.directions import FOLDS, METHODS, Method, projection
+from mlx_steer.extraction.directions import FOLDS, METHODS, projection
 from mlx_steer.extraction.gates import GATE_METHODS, GateFit, _folds, fit_gate, gate_scores
 from mlx_steer.model.load import Model
 from mlx_steer.stats import auc, wilson
+from mlx_steer.words import Method, PromptSet
 from tests.helpers.tiny import LAYERS, random_ids, random_vector, tiny_model
 
 TOPICS = [

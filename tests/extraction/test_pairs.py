@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from mlx_steer.behaviors import Behavior, ContrastPair
 from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import DataError, ModelError
-from mlx_steer.extraction.pairs import TokenPosition, extract
+from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import Model
+from mlx_steer.words import TokenPosition
 from tests.helpers.tiny import BOS, LAYERS, SPECIAL, tiny_chat, tiny_model
 
 PAIRS = (

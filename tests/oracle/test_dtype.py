@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from mlx_steer import Condition, Intervention, Job, complete, extract, load_model, steered
-from mlx_steer.conditions import Operator
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
+from mlx_steer.words import Operator
 from tests.helpers.tiny import LAYERS, random_vector, tiny_folder
 from tests.oracle.cases import BEHAVIOR, PROMPTS, relative_error
 from tests.oracle.hugging_face import HuggingFace

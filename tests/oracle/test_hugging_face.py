@@ -27,8 +27,8 @@ from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import Prefill
 from mlx_steer.engine.steering import steerable
-from mlx_steer.extraction.pairs import TokenPosition
 from mlx_steer.model.load import Model
+from mlx_steer.words import TokenPosition
 from tests.helpers.tiny import LAYERS
 from tests.oracle.cases import (
     BEHAVIOR,

@@ -19,12 +19,13 @@ import pytest
 import torch
 
 from mlx_steer import Condition, Intervention, Job, complete, extract, load_model, load_vectors
-from mlx_steer.conditions import Gate, Operator, Scope
+from mlx_steer.conditions import Gate
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.prefill import Prefill
 from mlx_steer.engine.steering import steerable, steered
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
+from mlx_steer.words import Operator, Scope
 from tests import reference
 from tests.helpers.tiny import LAYERS, WINDOW, random_vector, tiny_folder
 from tests.oracle.cases import BEHAVIOR, PAIRS, PROMPTS, SYSTEM, parting, relative_error

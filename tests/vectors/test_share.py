@@ -11,12 +11,7 @@ from huggingface_hub import constants
 from mlx_steer.conditions import Gate
 from mlx_steer.errors import VectorError
 from mlx_steer.metrics import compute_metrics, load_run
-from mlx_steer.vectors import (
-    GateInfo,
-    SteeringVector,
-    SteeringVectorSet,
-    load_vectors,
-)
+from mlx_steer.vectors import GateInfo, SteeringVector, SteeringVectorSet, load_vectors
 from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.share import pull_vectors, push_vectors, resolve_revision
 from tests.helpers.hub_stand_in import (

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mlx_steer.behaviors import Behavior, PromptItem, PromptSet, Split
+from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.checks.lint.findings import Finding, mean, percent, severity
+from mlx_steer.words import PromptSet, Split
 
 MEAN_DIFFERENCE = 0.15
 """How far the sides' mean lengths may lie apart, as a part of the longer."""

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from mlx_steer.behaviors import Behavior, PromptItem, PromptSet, Split
+from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.checks.lint.findings import Finding, percent, severity
 from mlx_steer.checks.lint.lengths import SPLITS
+from mlx_steer.words import PromptSet, Split
 
 FEW_PAIRS, FEW_PROMPTS, FEW_FOR_GATE = 20, 10, 20
 """Below these numbers, vectors, rates and gates are mostly chance."""

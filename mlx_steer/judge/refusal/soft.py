@@ -1,15 +1,6 @@
 """Signs that add up: morals, warnings, denials, what is lacking and redirections."""
 
-from mlx_steer.judge.refusal.rule import (
-    ACTING,
-    ARGUING,
-    BAD,
-    DATA,
-    HAZARD,
-    JUDGED,
-    NOT_FACT,
-    rule,
-)
+from mlx_steer.judge.refusal.rule import ACTING, ARGUING, BAD, DATA, HAZARD, JUDGED, NOT_FACT, rule
 
 SOFT_RULES = (
     rule(

@@ -13,10 +13,11 @@ from uuid import uuid4
 import mlx.core as mx
 
 from mlx_steer.errors import ModelError
-from mlx_steer.model.gguf.config import Dtype, generation_config, model_config
+from mlx_steer.model.gguf.config import generation_config, model_config
 from mlx_steer.model.gguf.header import check_data, read_header
 from mlx_steer.model.gguf.tokenizer import build_tokenizer, tokenizer_config
 from mlx_steer.model.gguf.weights import check_tensors, read_weights
+from mlx_steer.words import Dtype
 
 __all__ = ["Dtype", "convert_gguf"]
 

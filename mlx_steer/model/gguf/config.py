@@ -2,15 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_steer.errors import ModelError
 from mlx_steer.model.gguf.header import Header
-
-Dtype = Literal["float32", "float16", "bfloat16"]
+from mlx_steer.words import Dtype
 
 ROPE_FACTORS = "rope_freqs.weight"
 
