@@ -13,7 +13,7 @@ from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.steering import gate_score
+from mlx_steer.engine.steered import gate_score
 from mlx_steer.extraction.gates import fit_gate
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import load_model

@@ -22,7 +22,8 @@ from mlx_steer import Condition, Intervention, Job, complete, extract, load_mode
 from mlx_steer.conditions import Gate
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.prefill import Prefill
-from mlx_steer.engine.steering import steerable, steered
+from mlx_steer.engine.steered import steered
+from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 from mlx_steer.words import Operator, Scope
