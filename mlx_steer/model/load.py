@@ -12,23 +12,12 @@ import mlx.nn as nn
 from mlx_steer.conditions import digest
 from mlx_steer.errors import ModelError
 from mlx_steer.model.chat import ChatFormat
+from mlx_steer.model.families import WINDOWED
 from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
 from mlx_steer.model.size import check_fits
 from mlx_steer.vectors import ModelInfo
 from mlx_steer.words import DtypeChoice
-
-# Model types whose sliding windows mlx-lm ignores, and whether one that config.json gives is used
-# if use_sliding_window says nothing.
-_WINDOWED = {
-    "mistral": True,
-    "mixtral": True,
-    "gemma2": True,
-    "phi3": True,
-    "qwen2": False,
-    "qwen3": False,
-    "qwen3_moe": False,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,7 +291,7 @@ def _ignored_window(text: dict[str, Any]) -> int | None:
     Beyond it (Mistral v0.1, Gemma 2, Phi 3) that is another model than the one published.
     """
     kind, window = text.get("model_type"), text.get("sliding_window")
-    if not window or kind not in _WINDOWED or not text.get("use_sliding_window", _WINDOWED[kind]):
+    if not window or kind not in WINDOWED or not text.get("use_sliding_window", WINDOWED[kind]):
         return None
     if kind in ("qwen2", "qwen3"):
         # Their first layers have full attention by design; 28 is transformers' default.

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import Header
 from mlx_steer.model.gguf.config import ROPE_FACTORS
-from mlx_steer.model.gguf.header import Header
 
 _BLOCK_NAMES = {
     "attn_norm": "input_layernorm",
