@@ -25,6 +25,7 @@ from pydantic import (
 from mlx_steer.behaviors import PromptItem, Tool
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError, VectorError
+from mlx_steer.files import problems
 from mlx_steer.run.directory import MARKS
 from mlx_steer.run.records import (
     BehaviorRecord,
@@ -240,7 +241,7 @@ def _record(path: Path, kind: type[_Model]) -> _Model:
     try:
         return kind.model_validate_json(_read(path))
     except ValidationError as error:
-        raise RunError(f"{path} is damaged: {_first_problem(error)}") from error
+        raise RunError(f"{path} is damaged: {problems(error, kind)[0]}") from error
 
 
 def _records(path: Path, kind: type[_Model]) -> list[_Model]:
@@ -256,12 +257,6 @@ def _records(path: Path, kind: type[_Model]) -> list[_Model]:
             records.append(adapter.validate_json(line))
         except ValidationError as error:
             raise RunError(
-                f"line {number} of {path} is damaged: {_first_problem(error)}"
+                f"line {number} of {path} is damaged: {problems(error, kind)[0]}"
             ) from error
     return records
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:80]
-    return f"{place}: {first['msg']}" if place else first["msg"]

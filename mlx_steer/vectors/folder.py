@@ -5,8 +5,6 @@ import io
 import json
 import math
 import re
-import secrets
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +14,7 @@ from pydantic import ValidationError
 
 from mlx_steer.conditions import Gate
 from mlx_steer.errors import VectorError
+from mlx_steer.files import folder_beside, problems
 from mlx_steer.vectors.metadata import (
     FORMAT_VERSION,
     METADATA_FILE,
@@ -102,7 +101,7 @@ def read_metadata(root: Path) -> VectorMetadata:
             f"{path} has format_version {version}: made by a newer mlx-steer; upgrade mlx-steer."
         )
     # these have a default for those who build metadata in code; a file must say them
-    problems = [
+    wrong = [
         f"key {key!r} is missing"
         for key in ("format_version", "layer_convention", "layers")
         if key not in raw
@@ -110,21 +109,12 @@ def read_metadata(root: Path) -> VectorMetadata:
     try:
         metadata = VectorMetadata.model_validate(raw)
     except ValidationError as error:
-        problems += [_problem(one["type"], one["loc"], one["msg"]) for one in error.errors()]
-    if problems:
-        raise VectorError(f"{path}: {'; '.join(problems[:10])}.")
+        wrong += problems(error, VectorMetadata)
+    if wrong:
+        raise VectorError(f"{path}: {'; '.join(wrong[:10])}.")
     if not metadata.layers:
         raise VectorError(f"{path} lists no layers; extract again.")
     return metadata
-
-
-def _problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
-    key = ".".join(str(part) for part in where)[:100]
-    if kind == "missing":
-        return f"key {key!r} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}"
-    return f"key {key!r}: {message.removeprefix('Value error, ')}"
 
 
 def read_layer(root: Path, layer: int, info: LayerInfo, hidden_size: int) -> SteeringVector:
@@ -199,21 +189,7 @@ def _looks_like_metadata(path: Path) -> bool:
 
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Writes the files beside the folder, then renames it into place."""
-    mark = f"{target.name}.{secrets.token_hex(4)}"
-    fresh, old = target.with_name(f".{mark}.new"), target.with_name(f".{mark}.old")
-    fresh.mkdir()
-    try:
+    with folder_beside(target, replace=True) as fresh:
+        fresh.mkdir()
         for name, data in files.items():
             (fresh / name).write_bytes(data)
-        # No system call swaps two folders everywhere; a full folder cannot be renamed over.
-        if target.exists():
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

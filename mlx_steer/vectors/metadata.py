@@ -4,6 +4,7 @@ import re
 from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -13,6 +14,7 @@ from pydantic import (
 )
 
 from mlx_steer.errors import VectorError
+from mlx_steer.files import one_line
 
 FORMAT_VERSION = 1
 
@@ -23,8 +25,8 @@ LAYER_CONVENTION = (
     "in Hugging Face transformers a forward hook on block i"
 )
 
-# No control characters: these words are printed on terminals.
-_Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+# These words are printed on terminals.
+_Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(one_line)]
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
