@@ -111,8 +111,8 @@ def load_model(
     """Load a model by hub id, folder, GGUF file or built-in name.
 
     Args:
-        name: `org/name` on the hub (optionally `@revision`), a local folder, a `.gguf` file of
-            Llama architecture, or `smollm2-135m`, which is built in.
+        name: `org/name` on the hub (optionally `@revision`), a local folder, a `.gguf` file
+            of an architecture in gguf/architectures.py, or `smollm2-135m`, which is built in.
         revision: A branch, tag or commit of the hub.
         dtype: Dtype of the weights and so of the hidden state; `auto` keeps the stored one (the
             built-in model is float32 on every platform).

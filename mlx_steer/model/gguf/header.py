@@ -1,6 +1,7 @@
-"""Reads and checks the header of a GGUF file, before MLX reads its tensors.
+"""Reads and checks the header of a GGUF file, before its tensors are read.
 
-On its own, MLX would read past the end of a truncated file and misread some quantisations.
+The gguf library's own reader is not for files from strangers: it believes every count it is told,
+so that a header of a few bytes keeps it busy for minutes. Only its tables and formats are used.
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
@@ -12,26 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
 from mlx_steer.errors import ModelError
+from mlx_steer.words import Dtype
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-# MLX's reader keeps no more, and does not check.
-_MOST_DIMENSIONS = 4
+_MOST_DIMENSIONS = 4  # ggml's
 
-# Type number -> name, values per block, bytes per block, for the types MLX reads exactly.
+# Types that lie in blocks of 32 values or single ones, and that need no more than 16 bits for them.
+_EXACT = ("F32", "F16", "Q4_0", "Q4_1", "Q8_0")
 _READABLE = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    8: ("Q8_0", 32, 34),
+    int(GGMLQuantizationType[name]): name
+    for name in (
+        *(*_EXACT, "BF16", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
+        *("IQ4_NL", "IQ4_XS"),
+    )
 }
-# MLX 0.32 opens some of these too, but gets every other block of Q4_K wrong and rounds Q2_K, Q6_K
-# and BF16 to float16, without a word.
-_UNREADABLE = {6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
-_UNREADABLE |= {20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16", 39: "MXFP4"}
 
 _T = TypeVar("_T")
 
@@ -62,7 +62,7 @@ class Header:
         if not isinstance(value, kind):
             raise ModelError(
                 f"{self.path}: '{key}' is of type {type(value).__name__}, not {kind.__name__}; "
-                "use a GGUF file of a plain Llama model."
+                "use another GGUF file of the model."
             )
         return value
 
@@ -137,7 +137,7 @@ def read_header(path: Path) -> Header:
             metadata: dict[str, object] = {}
             for _ in range(pair_count):
                 key, kind = reader.text(), reader.scalar("I")
-                # MLX takes an alignment of another type for the default one.
+                # Readers take an alignment of another type for the default one, or for damage.
                 if key in metadata or (key == "general.alignment" and kind != 4):
                     raise KeyError(key)
                 metadata[key] = reader.value(kind)
@@ -145,7 +145,7 @@ def read_header(path: Path) -> Header:
             for _ in range(tensor_count):
                 name = reader.text()
                 if name in tensors:
-                    raise KeyError(name)  # MLX would read the first, unchecked
+                    raise KeyError(name)  # which of the two is meant?
                 # GGUF gives the fastest-moving dimension first; here as everywhere else it is last.
                 dimensions = reader.scalar("I")
                 if dimensions > _MOST_DIMENSIONS:
@@ -171,17 +171,45 @@ def read_header(path: Path) -> Header:
 
 
 def check_data(header: Header) -> None:
-    """Raises ModelError for a type MLX cannot read or a tensor past the end of the file."""
+    """Raises ModelError for a type that cannot be read or a tensor past the end of the file."""
     size = header.path.stat().st_size
     types = {tensor.type for tensor in header.tensors.values()}
     if unreadable := sorted(types - _READABLE.keys()):
-        names = ", ".join(_UNREADABLE.get(number, f"type {number}") for number in unreadable)
+        known = {int(kind): kind.name for kind in GGMLQuantizationType}
+        names = ", ".join(known.get(number, f"type {number}") for number in unreadable)
         raise ModelError(
-            f"{header.path} holds {names} tensors, which MLX cannot read exactly; use a file in "
-            f"{', '.join(name for name, _, _ in _READABLE.values())}."
+            f"{header.path} holds {names} tensors, which cannot be read; use a file in "
+            f"{', '.join(_READABLE.values())}."
         )
-    for tensor in header.tensors.values():
-        _, values, width = _READABLE[tensor.type]
-        end = header.data_start + tensor.offset + math.prod(tensor.shape) // values * width
-        if end > size:
+    for name, tensor in header.tensors.items():
+        values, _ = _block(tensor)
+        if tensor.shape and tensor.shape[-1] % values:
+            raise ModelError(
+                f"{header.path}: the rows of '{name[:100]}' are no whole number of blocks; "
+                "download or copy it again."
+            )
+        if header.data_start + tensor.offset + math.prod(byte_shape(tensor)) > size:
             raise ModelError(f"{header.path} is truncated; download or copy it again.")
+
+
+def byte_shape(tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's shape in bytes, of a type that can be read."""
+    values, width = _block(tensor)
+    *rows, last = tensor.shape or (1,)
+    return (*rows, last // values * width)
+
+
+def _block(tensor: Tensor) -> tuple[int, int]:
+    """Values and bytes of a block of a tensor's type."""
+    values, width = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.type)]
+    return int(values), int(width)
+
+
+def natural_dtype(header: Header) -> Dtype:
+    """The dtype that a file is best converted to.
+
+    Weights in a few bits are far from what they were before; 16 bits hold them well enough, and
+    models in these formats are large. bfloat16, because some models overflow float16.
+    """
+    names = {_READABLE.get(tensor.type) for tensor in header.tensors.values()}
+    return "float32" if names <= set(_EXACT) else "bfloat16"
