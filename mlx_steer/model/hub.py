@@ -189,8 +189,9 @@ def _built_in_folder() -> Path:
 
 
 def _from_gguf(source: Path, name: str | None = None) -> Path:
+    from mlx_steer.gguf_header import read_header
     from mlx_steer.model.gguf import convert_gguf
-    from mlx_steer.model.gguf.header import natural_dtype, read_header
+    from mlx_steer.model.gguf.readable import natural_dtype
 
     if not source.is_file():
         raise ModelError(f"there is no file {source}")

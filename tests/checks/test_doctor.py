@@ -16,8 +16,9 @@ from mlx_steer.checks import steering_checks as checks
 from mlx_steer.checks.doctor import examine
 from mlx_steer.checks.small import small_model
 from mlx_steer.checks.steering_checks import Check, machine_checks, model_checks
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.speed import decode_speed, metal_facts, prefill_speed
-from mlx_steer.engine.steering import Plan, SteerableLayer
+from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.model.load import load_model
 from mlx_steer.model.machine import has_metal
 from tests.helpers.command import runner

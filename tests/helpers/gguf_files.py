@@ -162,7 +162,7 @@ def family_metadata(architecture: str) -> dict[str, Any]:
     return own
 
 
-# Qwen2's heads fill the hidden state; transformers' reader takes 128 for Qwen3's, whatever the file says.
+# Qwen2's heads fill the hidden state; transformers' reader takes 128 for Qwen3's in any case.
 FAMILY_HEAD_DIM = {"qwen2": 16, "qwen3": 128, "gemma3": 32}
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import read_header
 from mlx_steer.model.gguf import convert_gguf
-from mlx_steer.model.gguf.header import read_header
 from tests.helpers import fuzz
 from tests.helpers.gguf_files import packed, tiny_gguf, tiny_metadata, write_gguf
 

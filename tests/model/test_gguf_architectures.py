@@ -19,10 +19,10 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import read_header
 from mlx_steer.model.gguf import convert_gguf
 from mlx_steer.model.gguf.architectures import ARCHITECTURES
 from mlx_steer.model.gguf.config import model_config
-from mlx_steer.model.gguf.header import read_header
 from mlx_steer.model.gguf.weights import save_weights, wanted_tensors
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import load_model

@@ -16,7 +16,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "quantisation": (
         {"tensors": {"output.weight": (IQ1_S, (256, HIDDEN), bytes(50 * 64))}},
-        "holds IQ1_S tensors.* use a file in F32, F16, Q4_0, Q4_1, Q8_0.*Q6_K",
+        "holds IQ1_S tensors.* use a file in F32, F16, BF16, Q4_0.*Q6_K",
     ),
     "unknown type": (
         {"tensors": {"output.weight": (99, (262, HIDDEN), b"")}},

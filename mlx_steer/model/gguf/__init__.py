@@ -14,9 +14,10 @@ from uuid import uuid4
 import mlx.core as mx
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import read_header
 from mlx_steer.model.gguf.architectures import architecture_of
 from mlx_steer.model.gguf.config import generation_config, model_config
-from mlx_steer.model.gguf.header import check_data, read_header
+from mlx_steer.model.gguf.readable import check_data
 from mlx_steer.model.gguf.tokenizer import build_tokenizer, tokenizer_config
 from mlx_steer.model.gguf.weights import check_tensors, save_weights, wanted_tensors
 from mlx_steer.words import Dtype

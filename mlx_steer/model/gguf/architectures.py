@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlx_steer.errors import ModelError
-from mlx_steer.model.gguf.header import Header
+from mlx_steer.gguf_header import Header
 
 _LLAMA_BLOCK = {
     "attn_norm.weight": "input_layernorm.weight",

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import Header
 from mlx_steer.model.gguf.architectures import GEMMA3, LLAMA, QWEN2, QWEN3, Architecture
-from mlx_steer.model.gguf.header import Header
 from mlx_steer.words import Dtype
 
 ROPE_FACTORS = "rope_freqs.weight"

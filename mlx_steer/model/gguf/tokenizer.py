@@ -7,8 +7,8 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import Header
 from mlx_steer.model.gguf.architectures import Architecture
-from mlx_steer.model.gguf.header import Header
 
 _CONTROL, _USER_DEFINED, _NORMAL = 3, 4, 1
 _LLAMA3_SPLIT = (

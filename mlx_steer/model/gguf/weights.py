@@ -13,9 +13,10 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import Header
 from mlx_steer.model.gguf.architectures import Architecture
 from mlx_steer.model.gguf.config import ROPE_FACTORS
-from mlx_steer.model.gguf.header import Header, byte_shape
+from mlx_steer.model.gguf.readable import byte_shape
 
 # A file of weights is at most so large, and so is what is in memory at a time.
 SHARD_BYTES = 4 * 2**30
