@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlx_steer.conditions import Condition, Intervention
     from mlx_steer.engine.complete import complete
     from mlx_steer.engine.jobs import Completion, Job
-    from mlx_steer.engine.steering import steered
+    from mlx_steer.engine.steered import steered
     from mlx_steer.extraction.pairs import extract
     from mlx_steer.judge import Judgement, judge_refusal
     from mlx_steer.model.load import Model, load_model
@@ -48,7 +48,7 @@ _HOMES = {
     "load_behavior": "behaviors",
     "load_model": "model.load",
     "load_vectors": "vectors",
-    "steered": "engine.steering",
+    "steered": "engine.steered",
 }
 
 __all__ = [

@@ -6,6 +6,7 @@ toolkit measures is a list of conditions over a list of prompts.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,6 +133,12 @@ class Condition:
             key["gates"] = [g.key() for g in self.gates]
             key["gate_join"] = self.gate_join
         return key
+
+
+def gates_open(scores: Iterable[float], join: GateJoin) -> bool:
+    """Whether gates let a condition act: one is open at a score minus threshold of 0 and above."""
+    joined = any if join == "any" else all
+    return joined(score >= 0 for score in scores)
 
 
 def array_sha256(array: Float32) -> str:

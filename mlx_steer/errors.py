@@ -21,6 +21,10 @@ class ModelError(SteerError):
     """A model cannot be found, loaded, converted or steered."""
 
 
+class GgufError(ModelError, VectorError):
+    """A GGUF file, of a model or of control vectors, is damaged or lies about itself."""
+
+
 class GenerationError(SteerError):
     """A generation job is impossible, for example a prompt longer than the context."""
 

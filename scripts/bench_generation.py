@@ -28,7 +28,8 @@ from mlx_steer.engine.complete import completions
 from mlx_steer.engine.decode import Batch, Decoder
 from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.prefill import common_head
-from mlx_steer.engine.steering import steerable, steered
+from mlx_steer.engine.steered import steered
+from mlx_steer.engine.steering import steerable
 from mlx_steer.experiment import condition_sets as design
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import Model, load_model

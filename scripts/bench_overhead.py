@@ -24,8 +24,10 @@ from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.admit import Admission
 from mlx_steer.engine.decode import Batch, Decoder
 from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.planned_cache import PlannedCache
 from mlx_steer.engine.prefill import Prefill
-from mlx_steer.engine.steering import Plan, PlannedCache, Site, steerable
+from mlx_steer.engine.row_plan import Plan
+from mlx_steer.engine.steering import Site, steerable
 from mlx_steer.model.load import Model, load_model
 
 PROMPT_TOKENS = 48

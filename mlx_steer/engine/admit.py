@@ -9,9 +9,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_steer.conditions import Condition, Intervention
+from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.engine.decode import Batch, Row
 from mlx_steer.engine.jobs import PREFILL_TOKENS, SHORTEST_HEAD, Job
+from mlx_steer.engine.planned_cache import PlannedCache
 from mlx_steer.engine.prefill import (
     Ids,
     LayerPlans,
@@ -23,7 +24,9 @@ from mlx_steer.engine.prefill import (
     stack_plans,
     take_rows,
 )
-from mlx_steer.engine.steering import Plan, PlannedCache, Site, plan_of, settled_gate_score
+from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.steered import settled_gate_score
+from mlx_steer.engine.steering import Site
 from mlx_steer.model.load import Model
 from mlx_steer.words import Stage
 
@@ -124,8 +127,7 @@ class Admission:
             )
             for g in condition.gates
         )
-        join_gates = any if condition.gate_join == "any" else all
-        steered = not scores or join_gates(s >= 0 for s in scores)
+        steered = not scores or gates_open(scores, condition.gate_join)
         plans = self._plans[id(condition)] if steered else _NO_PLANS
         row = Row(job, plans["prompt"], plans["answer"], scores, steered)
         if steered and condition.parts_response and self._model.chat.thinks(job.ids):

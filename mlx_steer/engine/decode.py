@@ -13,8 +13,10 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_steer.engine.jobs import Completion, Job, Sampling
+from mlx_steer.engine.planned_cache import PlannedCache
 from mlx_steer.engine.prefill import LayerPlans, join
-from mlx_steer.engine.steering import Plan, PlannedCache, Site
+from mlx_steer.engine.row_plan import Plan
+from mlx_steer.engine.steering import Site
 from mlx_steer.model.load import Model
 from mlx_steer.words import FinishReason
 

@@ -72,6 +72,26 @@ class Completion:
     steered: bool = True
 
 
+def too_long(model: Model, what: str, tokens: int, new: int = 0) -> str | None:
+    """Why a sequence is too long for a model, as a sentence; None if it is not.
+
+    Args:
+        model: The model.
+        what: What is that long, for the sentence.
+        tokens: Its length.
+        new: Tokens that are to be generated after it.
+    """
+    if model.context is None or tokens + new <= model.context:
+        return None
+    limit = f"that {model.info.id} computes correctly"
+    if not new:
+        return f"{what} has {tokens} tokens, more than the {model.context} {limit}; shorten it"
+    return (
+        f"{what} has {tokens} tokens; {new} new ones exceed the {model.context} {limit}; "
+        "shorten the prompt or lower max_tokens"
+    )
+
+
 def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size: int) -> None:
     """Refuse what cannot be run, before anything is.
 
@@ -93,12 +113,9 @@ def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size
         if len(job.ids) < 2:
             count = "no tokens" if not job.ids else "one token"
             raise GenerationError(f"the prompt of {job.key} has {count}, and needs at least two")
-        if model.context is not None and len(job.ids) + sampling.max_tokens > model.context:
-            raise GenerationError(
-                f"the prompt of {job.key} has {len(job.ids)} tokens; {sampling.max_tokens} new "
-                f"ones exceed the {model.context} that {model.info.id} computes correctly; "
-                "shorten the prompt or lower max_tokens"
-            )
+        reason = too_long(model, f"the prompt of {job.key}", len(job.ids), sampling.max_tokens)
+        if reason:
+            raise GenerationError(reason)
     for condition in {id(job.condition): job.condition for job in jobs}.values():
         if condition.parts_response:
             _ = model.chat.thinking_end  # raises if it cannot be told

@@ -18,7 +18,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_steer.engine.steering import Plan, PlannedCache, Site
+from mlx_steer.engine.planned_cache import PlannedCache
+from mlx_steer.engine.row_plan import Plan
+from mlx_steer.engine.steering import Site
 
 Ids = Sequence[int]
 LayerPlans = Mapping[int, Plan]

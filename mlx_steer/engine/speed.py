@@ -12,8 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_steer.engine.planned_cache import PlannedCache
 from mlx_steer.engine.prefill import Prefill
-from mlx_steer.engine.steering import Plan, PlannedCache, steerable
+from mlx_steer.engine.row_plan import Plan
+from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import has_metal
 

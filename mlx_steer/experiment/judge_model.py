@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, digest
 from mlx_steer.engine.complete import completions
-from mlx_steer.engine.jobs import Completion, Job, Sampling
+from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
 from mlx_steer.model.load import Model
 from mlx_steer.words import Verdict
 
@@ -152,10 +152,9 @@ def verdicts(
         if name not in jobs:
             ids = tuple(model.chat.prompt_ids(rubric.question(one.item, one.text)))
             jobs[name] = Job(name, ids, condition)
-    limit = model.context
     fitting: list[Job] = []
     for name, job in jobs.items():
-        if limit is None or len(job.ids) + max_tokens <= limit:
+        if too_long(model, "the question", len(job.ids), max_tokens) is None:
             fitting.append(job)
         else:
             yield [(key, None) for key in same[name]]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_steer.behaviors import Behavior, PromptItem
-from mlx_steer.conditions import Condition, Gate, digest
+from mlx_steer.conditions import Condition, Gate, digest, gates_open
 from mlx_steer.config import GenerationConfig
 from mlx_steer.engine.complete import completions
-from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.jobs import Job, Sampling, too_long
 from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
@@ -203,8 +203,10 @@ class Rows:
         scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
         for gate, by_prompt in scores.items():
             record["gate_scores"].setdefault(gate, {}).update(by_prompt)
-        joined = any if condition.gate_join == "any" else all
-        return {n: open_ if joined(s[n] >= 0 for s in scores.values()) else shut for n in ids}
+        join = condition.gate_join
+        return {
+            n: open_ if gates_open([s[n] for s in scores.values()], join) else shut for n in ids
+        }
 
     def _scores_of(self, gate: Gate, ids: dict[str, tuple[int, ...]]) -> dict[str, float]:
         """The gate's score minus its threshold for each prompt, read once for all conditions."""
@@ -217,15 +219,10 @@ class Rows:
 
     def _check_lengths(self, condition: Condition, ids: dict[str, tuple[int, ...]]) -> None:
         """Before gates read the prompts, and by a name that a person can find."""
-        context, wanted = self._model.context, self._sampling.max_tokens
         for name, tokens in ids.items():
-            if context is not None and len(tokens) + wanted > context:
-                raise GenerationError(
-                    f"the prompt {name} has {len(tokens)} tokens under the condition "
-                    f"{condition.name!r}; {wanted} new ones exceed the {context} that "
-                    f"{self._model.info.id} computes correctly; shorten the prompt or lower "
-                    "max_tokens"
-                )
+            what = f"the prompt {name} under the condition {condition.name!r}"
+            if reason := too_long(self._model, what, len(tokens), self._sampling.max_tokens):
+                raise GenerationError(reason)
 
     def _record(self, condition: Condition) -> dict[str, Any]:
         name, effect = condition.name, condition.key()

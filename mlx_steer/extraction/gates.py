@@ -19,7 +19,8 @@ import numpy as np
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Gate, array_sha256
 from mlx_steer.engine.capture import prompt_states
-from mlx_steer.engine.steering import settled_gate_score
+from mlx_steer.engine.jobs import too_long
+from mlx_steer.engine.steered import settled_gate_score
 from mlx_steer.errors import ConfigError, DataError, ModelError
 from mlx_steer.extraction.directions import FOLDS, METHODS, Float64, projection
 from mlx_steer.model.load import Model
@@ -269,9 +270,6 @@ def _ids(
 ) -> list[int]:
     system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
     ids = model.chat.prompt_ids(item.prompt, system, item.tools)
-    if model.context is not None and len(ids) > model.context:
-        raise DataError(
-            f"the prompt {item.id} of {behavior.name} has {len(ids)} tokens, more than the "
-            f"{model.context} that {model.info.id} computes correctly; shorten it"
-        )
+    if reason := too_long(model, f"the prompt {item.id} of {behavior.name}", len(ids)):
+        raise DataError(reason)
     return ids

@@ -9,6 +9,7 @@ import numpy as np
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.engine.capture import response_states
+from mlx_steer.engine.jobs import too_long
 from mlx_steer.errors import DataError
 from mlx_steer.extraction.directions import METHODS, Float64, held_out_auc
 from mlx_steer.model.load import Model
@@ -107,11 +108,8 @@ def pair_states(
         if not all(texts):
             raise DataError(f"pair {pair.id} of {behavior.name} has a response without any token")
         longest = len(ids) + max(map(len, texts))
-        if model.context is not None and longest > model.context:
-            raise DataError(
-                f"pair {pair.id} of {behavior.name} has {longest} tokens, more than the "
-                f"{model.context} that {model.info.id} computes correctly; shorten it"
-            )
+        if reason := too_long(model, f"pair {pair.id} of {behavior.name}", longest):
+            raise DataError(reason)
     swapped = np.zeros(len(pairs), bool)
     if shuffle_seed is not None:
         swapped = np.random.default_rng(shuffle_seed).random(len(pairs)) < 0.5

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
 
+from mlx_steer.conditions import gates_open
 from mlx_steer.words import GateJoin, PromptSet, Verdict
 
 CONTROL_KINDS = ("random", "negated", "shuffled")
@@ -94,8 +95,7 @@ class ConditionRecord(Record):
         scores = self.scores(prompt_id)
         if scores is None:
             return None
-        joined = any if self.gate_join == "any" else all
-        return joined(score >= 0 for score in scores)
+        return gates_open(scores, self.gate_join)
 
     def scores(self, prompt_id: str) -> tuple[float, ...] | None:
         """Score minus threshold of each gate for a prompt; None without gates or scores."""

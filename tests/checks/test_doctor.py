@@ -10,14 +10,14 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-import mlx_steer
 from mlx_steer.blas import BlasStatus
 from mlx_steer.checks import steering_checks as checks
 from mlx_steer.checks.doctor import examine
 from mlx_steer.checks.small import small_model
 from mlx_steer.checks.steering_checks import Check, machine_checks, model_checks
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.speed import decode_speed, metal_facts, prefill_speed
-from mlx_steer.engine.steering import Plan, SteerableLayer
+from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.model.load import load_model
 from mlx_steer.model.machine import has_metal
 from tests.helpers.command import runner
@@ -166,7 +166,8 @@ def test_an_exception_inside_a_check_is_a_failed_check_and_the_others_still_run(
 def test_a_blas_that_came_too_late_is_a_warning_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mlx_steer, "blas_status", BlasStatus("too late", "import mlx_steer first"))
+    late = BlasStatus("too late", "import mlx_steer first")
+    monkeypatch.setattr(checks, "openblas_status", lambda: late)
     check = next(machine_checks())
     assert (check.status, check.detail) == ("warn", "import mlx_steer first")
 

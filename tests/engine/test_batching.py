@@ -8,7 +8,7 @@ import pytest
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.complete import complete, completions
 from mlx_steer.engine.jobs import Completion, Job, Sampling
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 from tests.helpers.tiny import (

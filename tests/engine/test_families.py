@@ -19,7 +19,7 @@ from mlx_steer.config import load_config
 from mlx_steer.engine.capture import prompt_states
 from mlx_steer.engine.complete import complete, completions
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import Model, decoder_layers, load_model
 from tests.helpers.tiny import LAYERS, random_ids, random_vector

@@ -7,7 +7,8 @@ import pytest
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.steering import gate_score, steerable
+from mlx_steer.engine.steered import gate_score
+from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 from mlx_steer.words import GateJoin
 from tests.helpers.tiny import plain_tokens, random_ids, random_vector, tiny_model

@@ -9,7 +9,8 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_steer.conditions import Intervention
 from mlx_steer.engine.prefill import LayerPlans, Prefill, common_head, join, stack_plans, take_rows
-from mlx_steer.engine.steering import Plan, plan_of, steerable
+from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 from tests.helpers.tiny import HIDDEN, LAYERS, plain_logits, random_ids, random_vector, tiny_model
 

@@ -8,7 +8,8 @@ import pytest
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.jobs import Job
 from mlx_steer.engine.screening import opening_tokens, screen
-from mlx_steer.engine.steering import SteerableLayer, gate_score
+from mlx_steer.engine.steered import gate_score
+from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.errors import DataError, GenerationError, ModelError, VectorError
 from mlx_steer.experiment.program import lean
 from mlx_steer.model.load import Model

@@ -10,7 +10,7 @@ from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import Batch, Decoder, Row
 from mlx_steer.engine.jobs import Completion, Job, Sampling
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError, VectorError
 from mlx_steer.model.load import Model
 from tests.engine.test_ties import with_twins

@@ -12,7 +12,7 @@ import pytest
 import mlx_steer.experiment.execute
 from mlx_steer import Condition, Intervention, Job, PromptItem
 from mlx_steer.config import ExperimentConfig
-from mlx_steer.engine.steering import gate_score
+from mlx_steer.engine.steered import gate_score
 from mlx_steer.errors import ConfigError, GenerationError, RunError
 from mlx_steer.experiment import condition_sets as design
 from mlx_steer.experiment import rows

@@ -9,7 +9,7 @@ import pytest
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.engine.screening import opening_tokens
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ConfigError, DataError
 from mlx_steer.experiment.condition_sets import cell_name
 from mlx_steer.experiment.program import lean, screening_rank

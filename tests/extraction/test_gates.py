@@ -13,7 +13,8 @@ from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.steering import gate_score, steerable, steered
+from mlx_steer.engine.steered import gate_score, steered
+from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import ConfigError, DataError, ModelError
 from mlx_steer.extraction.directions import FOLDS, METHODS, projection
 from mlx_steer.extraction.gates import GATE_METHODS, GateFit, _folds, fit_gate, gate_scores

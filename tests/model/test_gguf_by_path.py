@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlx_steer.conditions import Intervention
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model, load_model
 from tests.helpers.gguf_files import F16, LAYERS, Q4_0, Q4_1, Q8_0, Tensors, tiny_arrays, tiny_gguf

@@ -12,7 +12,7 @@ from mlx_lm.models import llama
 from mlx_lm.models.cache import ChunkedKVCache, KVCache, QuantizedKVCache
 
 from mlx_steer.conditions import Intervention
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError
 from mlx_steer.model.load import check_caches, check_calls, decoder_layers, load_model
 from tests.helpers.tiny import (

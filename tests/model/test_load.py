@@ -15,7 +15,7 @@ from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_steer import load_model
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError
 from mlx_steer.model.load import Model, check_caches, decoder_layers
 from tests.helpers.tiny import (

@@ -20,7 +20,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.steering import steered
+from mlx_steer.engine.steered import steered
 from mlx_steer.model.load import Model, decoder_layers, load_model
 from tests.helpers.tiny import LAYERS, plain_logits, random_ids, random_vector, tiny_folder
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from mlx_steer import Condition, Intervention, Job, complete, extract, load_mode
 from mlx_steer.conditions import Gate
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.prefill import Prefill
-from mlx_steer.engine.steering import steerable, steered
+from mlx_steer.engine.steered import steered
+from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 from mlx_steer.words import Operator, Scope
@@ -60,14 +61,6 @@ class Sides:
 
     def complete(self, jobs: Sequence[Job], max_tokens: int = MAX_TOKENS) -> list:  # type: ignore
         return complete(self.ours, jobs, Sampling(max_tokens=max_tokens), batch_size=8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
