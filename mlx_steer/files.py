@@ -318,29 +318,31 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def folder_beside(folder: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A path beside a folder, to be made a folder, that is renamed to it once all is written.
+def made_beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """A path beside another, at which to make a file or a folder; it is renamed once it is made.
 
     Args:
-        folder: Where it shall be; its parent exists.
+        path: Where it shall be; its parent exists.
         replace: Whether a folder that is there already gives way; otherwise only an empty one does.
 
     Raises:
         OSError: If it cannot take the place; then what was there is there still.
     """
-    mark = f"{folder.name}.{secrets.token_hex(4)}"
-    fresh, old = folder.with_name(f".{mark}.new"), folder.with_name(f".{mark}.old")
+    mark = f"{path.name}.{secrets.token_hex(4)}"
+    fresh, old = path.with_name(f".{mark}.new"), path.with_name(f".{mark}.old")
     try:
         yield fresh
         # No system call swaps two folders everywhere; a full folder cannot be renamed over.
-        if replace and folder.exists():
-            folder.rename(old)
+        if replace and path.exists():
+            path.rename(old)
         try:
-            fresh.rename(folder)
+            fresh.rename(path)
         except BaseException:
             if old.exists():
-                old.rename(folder)
+                old.rename(path)
             raise
     finally:
+        if fresh.is_file():
+            fresh.unlink()
         shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

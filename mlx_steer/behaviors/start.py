@@ -9,7 +9,7 @@ from pathlib import Path
 from mlx_steer.behaviors.items import Behavior
 from mlx_steer.behaviors.load import list_behaviors, load_behavior
 from mlx_steer.errors import DataError
-from mlx_steer.files import folder_beside
+from mlx_steer.files import made_beside
 
 FILES = ("behavior.yaml", "pairs.jsonl", "prompts.jsonl")
 EXPERIMENT_FILE = "experiment.yaml"
@@ -39,7 +39,7 @@ def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder} exists already and is kept as it is; choose another folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder_beside(folder) as part:
+        with made_beside(folder) as part:
             part.mkdir()
             for file in FILES:
                 text = origin.joinpath(file).read_text(encoding="utf-8")

@@ -4,9 +4,11 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from pydantic import ValidationError
 
 from mlx_steer.conditions import Gate
 from mlx_steer.errors import VectorError
-from mlx_steer.files import folder_beside, problems
+from mlx_steer.files import made_beside, problems
 from mlx_steer.vectors.metadata import (
     FORMAT_VERSION,
     METADATA_FILE,
@@ -187,9 +189,31 @@ def _looks_like_metadata(path: Path) -> bool:
     return isinstance(raw, dict) and {"format_version", "layers"} <= raw.keys()
 
 
+def check_absent(path: Path) -> None:
+    """Raises VectorError if there is anything at a path: what is exported overwrites nothing."""
+    if os.path.lexists(path):
+        raise VectorError(f"{path} exists already; remove it or choose another name")
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path to write a new file at, which gets its name when all went well.
+
+    Raises:
+        VectorError: If there is something of that name already, or it cannot be written.
+    """
+    check_absent(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with made_beside(path) as part:
+            yield part
+    except OSError as error:
+        raise VectorError(f"{path} cannot be written ({error.strerror or error})") from error
+
+
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Writes the files beside the folder, then renames it into place."""
-    with folder_beside(target, replace=True) as fresh:
+    with made_beside(target, replace=True) as fresh:
         fresh.mkdir()
         for name, data in files.items():
             (fresh / name).write_bytes(data)
