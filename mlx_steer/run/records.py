@@ -117,12 +117,13 @@ class InterventionRecord(Record):
     scope: Scope
     vector: str
     norm: FiniteFloat
-    relative_dose: FiniteFloat
+    relative_dose: FiniteFloat | None
 
     @staticmethod
     def of(item: Intervention, vectors: SteeringVectorSet) -> InterventionRecord:
         """What is recorded of an intervention; `vectors` give the norms that doses refer to."""
         norm = float(np.linalg.norm(item.vector.astype(np.float64)))
+        usual = vectors[item.layer].hidden_norm  # unknown of vectors from elsewhere
         return InterventionRecord(
             layer=item.layer,
             strength=item.strength,
@@ -130,7 +131,7 @@ class InterventionRecord(Record):
             scope=item.scope,
             vector=item.name,
             norm=_six_digits(norm),
-            relative_dose=_six_digits(item.strength * norm / vectors[item.layer].hidden_norm),
+            relative_dose=_six_digits(item.strength * norm / usual) if usual else None,
         )
 
 
