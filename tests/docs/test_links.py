@@ -24,3 +24,12 @@ def test_every_file_a_page_names_is_there(page: Path) -> None:
 def test_the_readme_leads_to_every_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in text] == []
+
+
+def test_the_architecture_page_names_what_is_in_the_files_it_names() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| `(mlx_steer/[\w/]+\.py)` `(\w+)` \|", text, re.MULTILINE)
+    assert len(steps) > 10
+    for path, name in steps:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), f"{name} in {path}"
