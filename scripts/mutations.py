@@ -136,21 +136,20 @@ def run_tests(root: Path, tests: Sequence[str]) -> Outcome:
         click.ClickException: If they cannot be run at all, which proves nothing.
     """
     report = root / "junit.xml"
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     options = ["-q", "-m", "not slow", "-p", "no:cacheprovider", f"--maxfail={_ENOUGH}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, f"--junitxml={report}", *tests],
         cwd=root,
         # Python tells a changed file by its size and its second of change, which may be the same.
-        env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**own, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
     )
     if done.returncode not in (0, 1):
         raise click.ClickException(f"the tests cannot be run:\n{done.stdout[-3000:]}")
     cases = list(ElementTree.parse(report).iter("testcase"))
-    failed = [case for case in cases if case.find("failure") is not None]
-    # A fixture that fails is no test that notices, unless it is the mistake that makes it fail.
-    failed += [case for case in cases if case.find("error") is not None]
+    failed = [c for c in cases if any(c.find(how) is not None for how in ("failure", "error"))]
     return Outcome(len(cases) - len(failed), tuple(str(case.get("name")) for case in failed))
 
 
