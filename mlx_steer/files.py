@@ -188,12 +188,12 @@ def _no_number(name: str) -> object:
     raise ValueError(f"{name} is not a JSON number")
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """What a model found wrong in its data, each finding as a sentence that says where and what.
+def problems(error: ValidationError, model: type[object]) -> list[str]:
+    """What pydantic found wrong in data, each finding as a sentence that says where and what.
 
     Args:
-        error: What the model raised.
-        model: The model, for the nearest right word.
+        error: What was raised.
+        model: What the data should have been, for the nearest right word.
     """
     found = [one for one in error.errors(include_url=False) if not _other_branch(one)]
     unknown = [str(one["loc"][-1]) for one in found if one["type"] == "extra_forbidden"]
@@ -206,7 +206,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return [_sentence(one, model) for one in found if one["loc"] not in misspelt]
 
 
-def _sentence(one: ErrorDetails, model: type[BaseModel]) -> str:
+def _sentence(one: ErrorDetails, model: type[object]) -> str:
     *section, last = one["loc"] or ("",)
     # pydantic marks branches of unions, keys of mappings and the like in brackets.
     parts = [str(part) for part in one["loc"] if "[" not in str(part)]
@@ -244,18 +244,18 @@ def _other_branch(one: ErrorDetails) -> bool:
     return bool(branch) and is_text and one["type"] == "tuple_type"
 
 
-def _hint(key: int | str, section: Sequence[int | str], model: type[BaseModel]) -> str:
+def _hint(key: int | str, section: Sequence[int | str], model: type[object]) -> str:
     """The nearest right key, here or in a section of the model, or all that are right here."""
     known = _keys(section, model)
     near = did_you_mean(str(key), known)
-    homes = [f"{name}.{key}" for name in model.model_fields if key in _keys([name], model)]
-    home = f"; did you mean {homes[0]!r}?" if homes and section != homes[0].split(".")[:-1] else ""
+    homes = [f"{name}.{key}" for name in _keys([], model) if key in _keys([name], model)]
+    home = f"; did you mean {homes[0]!r}?" if homes else ""
     hint = (near or home) if section else (home or near)
     return hint or (f"; it may be: {', '.join(known)}" if known else "")
 
 
-def _keys(section: Sequence[int | str], model: type[BaseModel]) -> list[str]:
-    inner: type[BaseModel] | None = model
+def _keys(section: Sequence[int | str], model: type[object]) -> list[str]:
+    inner = _model_within(model)
     for name in section:
         # A number or a key of a mapping leads to what the list or mapping holds.
         if inner is not None and name in inner.model_fields:
