@@ -176,8 +176,8 @@ def parse_lines(data: bytes, path: Path, kind: type[_Kind]) -> list[_Kind]:
             records.append(adapter.validate_json(line))
         except ValidationError as error:
             raise RunError(
-                f"line {number} of {path} is damaged ({problems(error, kind)[0]}); remove that line "
-                "and run the same experiment again, which makes what is missing"
+                f"line {number} of {path} is damaged ({problems(error, kind)[0]}); remove that "
+                "line and run the same experiment again, which makes what is missing"
             ) from error
     return records
 
