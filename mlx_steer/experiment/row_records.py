@@ -62,6 +62,7 @@ def row_record(done: Completion, job: Job, item: PromptItem) -> dict[str, Any]:
         "prompt_tokens": len(job.ids),
         "tokens": list(done.tokens),
         "text": done.text,
+        **({"thinking": done.thinking} if done.thinking else {}),
         "finish_reason": done.finish_reason,
         "margin": done.margin,
         "gates": list(done.gates),
