@@ -126,7 +126,7 @@ def load_model(
         id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
         revision=location.revision,
         model_type=config["model_type"],
-        quantization=_quantization(config),
+        quantization=quantization_of(config),
         fingerprint=weights_fingerprint(location.folder, Path(adapter) if adapter else None),
     )
     return Model(
@@ -310,7 +310,8 @@ def _ignored_window(text: dict[str, Any]) -> int | None:
     return int(window)
 
 
-def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+def quantization_of(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What metadata says of a model's quantisation; None for original weights."""
     value = config.get("quantization") or config.get("quantization_config")
     if not isinstance(value, dict):
         return None
