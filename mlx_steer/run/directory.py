@@ -18,11 +18,15 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlx_steer.errors import RunError
+from mlx_steer.run.records import check_format, record_json
 
-FORMAT_VERSION = 1
+_Kind = TypeVar("_Kind")
+_Record = TypeVar("_Record", bound=BaseModel)
 
 _LOCK = ".lock"
 # Any one of these shows that a directory is a run; a config.yaml or a vectors folder may be
@@ -31,7 +35,6 @@ MARKS = {"run.log", "rows.jsonl", "manifest.json"}
 # A file before it is renamed, by the number of its process, and vectors folders likewise.
 _PART = re.compile(r"\..+\.(\d+)\.part")
 _HALF_SAVED = re.compile(r"\.vectors(_\w+)?\.[0-9a-f]{8}\.(new|old)")
-_VOCABULARY_LIMIT = 2**31
 
 
 class RunDirectory:
@@ -94,17 +97,20 @@ class RunDirectory:
         """Write a JSON file: sorted keys, indented, the same value the same bytes."""
         self.write(name, json_text(value))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run's own bookkeeping; empty if it is missing or damaged."""
-        try:
-            value = json.loads((self.folder / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+    def write_record(self, name: str, record: BaseModel) -> None:
+        """Write a record as a JSON file."""
+        self.write_json(name, record_json(record))
 
-    def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def read_record(self, name: str, kind: type[_Record]) -> _Record | None:
+        """A record that an earlier start of the run wrote; None if it is missing or damaged."""
+        try:
+            return kind.model_validate_json((self.folder / name).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def append(self, name: str, records: Iterable[BaseModel]) -> None:
         """Append JSON lines and force them to disk; each is there whole or not at all."""
-        lines = "".join(json_line(record) for record in records).encode()
+        lines = "".join(json_line(record_json(record)) for record in records).encode()
         if not lines:
             return
         path = self.folder / name
@@ -122,7 +128,7 @@ class RunDirectory:
             if not existed:
                 _sync_folder(self.folder)
 
-    def read(self, name: str) -> list[dict[str, Any]]:
+    def read(self, name: str, kind: type[_Record]) -> list[_Record]:
         """The records of a JSON-lines file; a torn last line is cut off, here and on disk.
 
         Raises:
@@ -136,7 +142,7 @@ class RunDirectory:
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 os.truncate(path, whole)
-        return list(parse_lines(data[:whole], path))
+        return parse_lines(data[:whole], path, kind)
 
     def log(self, text: str) -> None:
         """Add a dated line to run.log, for people."""
@@ -163,27 +169,35 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def parse_lines(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file of JSON lines, each with a `key`; `tokens` are token ids.
+def parse_lines(data: bytes, path: Path, kind: type[_Kind]) -> list[_Kind]:
+    """The records of a file of JSON lines.
 
     Raises:
-        RunError: If a line is not such a record; a run directory is not for editing by hand.
+        RunError: If a line is no such record; a run directory is not for editing by hand.
     """
+    adapter = TypeAdapter(kind)
+    records = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not (isinstance(record, dict) and _is_record(record)):
+            records.append(adapter.validate_json(line))
+        except ValidationError as error:
             raise RunError(
-                f"line {number} of {path} is damaged; remove that line to have its row run again"
-            )
-        yield record
+                f"line {number} of {path} is damaged ({first_problem(error)}); remove that line "
+                "and run the same experiment again, which makes what is missing"
+            ) from error
+    return records
 
 
-def json_line(record: Mapping[str, Any]) -> str:
+def first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong with a record, and where in it."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])[:80]
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def json_line(record: Mapping[str, object]) -> str:
     """One record as one line of JSON, the same record the same bytes."""
     return (
         json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
@@ -198,15 +212,6 @@ def json_line(record: Mapping[str, Any]) -> str:
 def json_text(value: object) -> str:
     """A JSON file's text: sorted keys, indented, a newline at the end."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2, allow_nan=False) + "\n"
-
-
-def _is_record(record: dict[str, Any]) -> bool:
-    tokens = record.get("tokens", [])
-    return (
-        isinstance(record.get("key"), str)
-        and isinstance(tokens, list)
-        and all(type(t) is int and 0 <= t < _VOCABULARY_LIMIT for t in tokens)
-    )
 
 
 def _check_usable(folder: Path, any_version: bool) -> bool:
@@ -226,11 +231,8 @@ def _check_usable(folder: Path, any_version: bool) -> bool:
         version = manifest.get("format_version")
     except (OSError, ValueError, AttributeError, RecursionError):
         return True  # it is written anew; rows are known by their keys, not by it
-    if version != FORMAT_VERSION and not any_version:
-        raise RunError(
-            f"{folder} was written by another version of mlx-steer (format {str(version)[:20]}, "
-            f"this is {FORMAT_VERSION}); use --fresh to start over beside it"
-        )
+    if not any_version:
+        check_format(version, folder, "use --fresh to start over beside it")
     return True
 
 
