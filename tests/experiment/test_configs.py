@@ -110,7 +110,7 @@ def _scoped(scope: str, thinking: bool, screen: int | None = None) -> Experiment
 def test_a_scope_that_acts_on_nothing_that_is_looked_at_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"'scope': acts on nothing .* model\.thinking: true"):
         _scoped("thinking", thinking=False)
-    with pytest.raises(ConfigError, match=r"scope: .* leave sweep\.screen out"):
+    with pytest.raises(ConfigError, match=r"'scope': .* leave sweep\.screen out"):
         _scoped("answer", thinking=True, screen=4)
     with pytest.raises(ConfigError, match="scope: must be 'all', 'generated'"):
         _scoped("thoughts", thinking=True)
