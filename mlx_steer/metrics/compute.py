@@ -63,7 +63,7 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
     main = primary(data, tested)
     return Metrics(
         behavior=_words(run.behavior),
-        model=run.manifest.get("model"),
+        model=run.manifest.model,
         rows=_row_counts(run),
         vectors=_vectors(run),
         limits=run.config.sweep.limits,

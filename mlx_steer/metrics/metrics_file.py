@@ -1,9 +1,9 @@
 """All numbers of a run, `Metrics`, and their file: metrics.json is written and read here alone."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import JsonValue, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
@@ -19,10 +19,10 @@ from mlx_steer.metrics.numbers import (
     Share,
 )
 from mlx_steer.run.directory import json_text
-from mlx_steer.vectors import DatasetInfo
+from mlx_steer.run.records import FORMAT_VERSION
+from mlx_steer.vectors import DatasetInfo, ModelInfo
 from mlx_steer.words import PromptSet, Verdict
 
-FORMAT_VERSION: Literal[1] = 1
 FILE = "metrics.json"
 
 GateSplit = Literal["held out", "select", "test"]
@@ -223,9 +223,9 @@ class JudgeAgreement(Numbers):
 class Metrics(Numbers):
     """Every number of a run; `select` and `test` are the two halves of the prompts."""
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)] = FORMAT_VERSION
     behavior: Words
-    model: dict[str, JsonValue] | None
+    model: ModelInfo
     rows: RowCounts
     vectors: VectorNumbers | None
     limits: Limits

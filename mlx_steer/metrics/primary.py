@@ -23,7 +23,7 @@ def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> Primary:
     choice, config = data.run.choice, data.run.config.compare
     layer = config.layer if config.layer is not None else choice.layer if choice else None
     if layer is not None and layer < 0:
-        layer += int(data.run.manifest.get("num_layers") or 0)
+        layer += data.run.manifest.num_layers
     gated = choice.gated if choice else None
     prompts = [c for c in tested if c.kind == "prompt"]
     wanted = config.system_prompt or (choice.system_prompt if choice else None)

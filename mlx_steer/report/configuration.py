@@ -7,6 +7,7 @@ from mlx_steer.metrics.numbers import MEASURES
 from mlx_steer.report.document import Block, Bullets, Cell, Paragraph, Table
 from mlx_steer.report.findings import limits_in_words
 from mlx_steer.report.wording import number, one_line
+from mlx_steer.run.records import Manifest
 
 
 def configuration(run: RunData) -> Iterator[Block]:
@@ -14,9 +15,9 @@ def configuration(run: RunData) -> Iterator[Block]:
     facts = {**_model(run), **_experiment(run), **_machine(run)}
     yield Table(
         ["what", "value"],
-        [[Cell(name), Cell(one_line(str(value)))] for name, value in facts.items() if value],
+        [[Cell(name), Cell(one_line(value))] for name, value in facts.items() if value],
     )
-    notes = [one_line(str(note)) for note in run.manifest.get("notes") or []]
+    notes = [one_line(note) for note in run.manifest.notes]
     if notes:
         yield Bullets(notes)
     for name, text in _system_prompts(run).items():
@@ -28,19 +29,14 @@ _Facts = Mapping[str, str | None]
 
 def _model(run: RunData) -> _Facts:
     manifest = run.manifest
-    model = manifest.get("model") or {}
-    quantization = model.get("quantization")
+    model, quantization = manifest.model, manifest.model.quantization or {}
     return {
-        "Model": model.get("id"),
-        "Revision": model.get("revision"),
-        "Type": f"{model.get('model_type')}, {manifest.get('num_layers')} layers, hidden size "
-        f"{manifest.get('hidden_size')}",
-        "Quantisation": "none"
-        if not quantization
-        else ", ".join(f"{k} {v}" for k, v in sorted(quantization.items()))
-        if isinstance(quantization, dict)
-        else quantization,
-        "dtype": manifest.get("dtype"),
+        "Model": model.id,
+        "Revision": model.revision,
+        "Type": f"{model.model_type}, {manifest.num_layers} layers, hidden size "
+        f"{manifest.hidden_size}",
+        "Quantisation": ", ".join(f"{k} {v}" for k, v in sorted(quantization.items())) or "none",
+        "dtype": manifest.dtype,
     }
 
 
@@ -65,16 +61,16 @@ def _experiment(run: RunData) -> _Facts:
 def _machine(run: RunData) -> _Facts:
     manifest = run.manifest
     versions = {
-        "mlx-steer": manifest.get("mlx_steer"),
-        "mlx": manifest.get("mlx"),
-        "mlx-lm": manifest.get("mlx_lm"),
-        "numpy": manifest.get("numpy"),
-        "python": manifest.get("python"),
+        "mlx-steer": manifest.mlx_steer,
+        "mlx": manifest.mlx,
+        "mlx-lm": manifest.mlx_lm,
+        "numpy": manifest.numpy,
+        "python": manifest.python,
     }
     return {
-        "Device": manifest.get("device"),
+        "Device": manifest.device,
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
-        "Time": _time(run),
+        "Time": _time(manifest),
     }
 
 
@@ -96,12 +92,10 @@ def _cut_off(run: RunData) -> str:
     return f"{cut} of {len(run.rows)} responses"
 
 
-def _time(run: RunData) -> str:
-    manifest = run.manifest
-    seconds = manifest.get("seconds") or {}
-    parts = [f"{name} {number(value)} s" for name, value in seconds.items()]
-    ended = manifest.get("finished") or "not finished"
-    return f"{manifest.get('started')} to {ended}" + (f" ({', '.join(parts)})" if parts else "")
+def _time(manifest: Manifest) -> str:
+    parts = [f"{name} {number(value)} s" for name, value in manifest.seconds.items()]
+    ended = manifest.finished or "not finished"
+    return f"{manifest.started} to {ended}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _system_prompts(run: RunData) -> dict[str, str]:

@@ -33,7 +33,6 @@ def build(
         metrics: What `compute_metrics` gave.
         plots: Names of the plots that were drawn.
     """
-    model = run.manifest.get("model") or {}
     words = metrics.behavior
     # What was found first, how it was found after it, what it was made with last.
     sections = [
@@ -51,7 +50,7 @@ def build(
     ]
     warnings = findings.warnings(metrics)
     return Document(
-        title=one_line(f"{run.behavior.title or run.behavior.name}: {model.get('id', 'model')}"),
+        title=one_line(f"{run.behavior.title or run.behavior.name}: {run.manifest.model.id}"),
         subtitle=one_line(f"Run {run.config.name}. {run.behavior.description}"),
         warnings=warnings,
         headline=findings.headline(metrics)[len(warnings) :],
