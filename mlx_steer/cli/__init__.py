@@ -23,8 +23,8 @@ _COMMANDS = {
     "vectors": "vectors",
     "gate": "gate",
     "behaviors": "behaviors",
-    "plan": "health",
-    "doctor": "health",
+    "plan": "plan",
+    "doctor": "doctor",
 }
 
 
