@@ -49,9 +49,9 @@ def fit(
 
     from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.output import console, safe
+    from mlx_steer.engine.guard import load_model
     from mlx_steer.experiment.condition_sets import resolve_system_prompt
     from mlx_steer.extraction.gates import GATE_METHODS, fit_gate
-    from mlx_steer.model.load import load_model
     from mlx_steer.vectors import load_vectors
 
     data, found = load_behavior(behavior), load_vectors(vectors)

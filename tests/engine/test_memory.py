@@ -13,9 +13,10 @@ from mlx.utils import tree_flatten
 
 from mlx_steer import load_model
 from mlx_steer.conditions import Condition, Intervention
+from mlx_steer.engine.batch import Row
 from mlx_steer.engine.capture import TOKENS_AT_ONCE, TOKENS_PER_PASS
 from mlx_steer.engine.complete import complete
-from mlx_steer.engine.decode import Decoder, Row
+from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.memory import (
     BATCH_CAP,

@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 
 from mlx_steer.conditions import Condition, Gate, Intervention
+from mlx_steer.engine.batch import Batch, Row
 from mlx_steer.engine.complete import complete
-from mlx_steer.engine.decode import Batch, Decoder, Row
+from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError, VectorError
