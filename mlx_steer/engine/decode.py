@@ -64,7 +64,7 @@ class Decoder:
         mx.eval(flight.best, flight.margins)
         tokens: list[int] = np.array(flight.best).tolist()
         finished: list[Completion] = []
-        wrong = False
+        answers = changed = False
         for i, (row, margin) in enumerate(
             zip(batch.rows, np.array(flight.margins).tolist(), strict=True)
         ):
@@ -76,14 +76,15 @@ class Decoder:
                 row.done = True
                 finished.append(self._completion(row, reason))
             else:
-                answers = self._ends_thinking(row, token)
-                if answers:
+                if self._ends_thinking(row, token):
                     row.answer_start = len(row.job.ids) + len(row.tokens) - 1
-                    batch.begin_answers()
-                wrong |= answers or token != tokens[i]
+                    answers = True
+                changed |= token != tokens[i]
             tokens[i] = token
-        if following is not None and wrong:
+        if following is not None and (answers or changed):
             batch.caches, following = before, None
+        if answers:
+            batch.begin_answers()
         batch.flight = following
         batch.tokens = mx.array(tokens)
         batch.drop_finished(at_least=max(1, len(batch.rows) // _IDLE))

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from mlx_steer.engine.caches import join, twin
 from mlx_steer.engine.forward import Call, Forward, Plans
+from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.engine.prefill import Prefill, Prefilled, stack_plans
 from mlx_steer.engine.row_plan import Plan, StagedPlan
 from mlx_steer.engine.steering import Site, steerable
-from mlx_steer.engine.structure import WHERE, kind_of, name_of, structure_of
+from mlx_steer.engine.structure import WHERE, cannot_be_run, kind_of, name_of, structure_of
 from mlx_steer.engine.traits import Together, Traits
 from mlx_steer.errors import ModelError
 from mlx_steer.model import load as unguarded
@@ -66,7 +67,12 @@ def traits_of(network: nn.Module) -> Traits:
     if kind not in _found:
         structure = structure_of(network)
         with steerable(network) as sites:
-            trial = _Trial.begun(network, sites)
+            try:
+                trial = _Trial.begun(network, sites)
+            except RuntimeError as error:
+                if is_memory_full(error):
+                    raise
+                raise cannot_be_run(network, error) from error
             may_replay = structure.plain and structure.aligned
             best = Traits(skips=structure.plain, replays=may_replay, uncached=trial.uncached())
             _found[kind] = _first_right(trial, best)

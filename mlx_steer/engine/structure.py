@@ -67,6 +67,12 @@ def name_of(network: nn.Module) -> str:
     return str(getattr(network, "model_type", type(network).__module__))
 
 
+def cannot_be_run(network: nn.Module, error: Exception) -> ModelError:
+    """What is said of a network that mlx-lm itself fails to run."""
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"model type {name_of(network)!r} cannot be run: {reason}")
+
+
 def _looked_at(network: nn.Module) -> Structure:
     from mlx_lm.models.cache import make_prompt_cache
 
@@ -75,8 +81,7 @@ def _looked_at(network: nn.Module) -> Structure:
         try:
             network(mx.array([[0, 0]]), cache=caches)
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise ModelError(f"model type {name_of(network)!r} cannot be run: {reason}") from error
+            raise cannot_be_run(network, error) from error
     if [id(call.block) for call in seen] != [id(block) for block in blocks]:
         raise ModelError(
             f"model type {name_of(network)!r} does not call its decoder blocks once each, one "

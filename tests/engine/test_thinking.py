@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 
 from mlx_steer.conditions import Condition, Gate, Intervention
-from mlx_steer.engine.batch import Batch, Row
+from mlx_steer.engine.batch import Row
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.jobs import Completion, Job, Sampling
@@ -176,13 +176,14 @@ def test_a_prompt_that_opens_the_thinking_itself_is_answered_with_thinking() -> 
 @pytest.fixture
 def switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     counted: list[int] = []
-    original = Batch.begin_answers
+    original = Decoder._ends_thinking
 
-    def begin(self: Batch, places: Sequence[int]) -> None:
-        counted.append(len(places))
-        original(self, places)
+    def ends(self: Decoder, row: Row, token: int) -> bool:
+        found = original(self, row, token)
+        counted.extend([1] * found)
+        return found
 
-    monkeypatch.setattr(Batch, "begin_answers", begin)
+    monkeypatch.setattr(Decoder, "_ends_thinking", ends)
     yield counted
 
 
