@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/smollm2_135m_refusal
+# One worker a core; beyond some number they cost more memory than they save time.
+PYTEST := $(BIN)/python -m pytest -q --dist worksteal -n logical
 
 .PHONY: setup demo test test-slow lint format clean
 
@@ -20,15 +22,17 @@ demo: setup
 	$(BIN)/mlx-steer run configs/smollm2_135m_refusal.yaml --out $(DEMO)
 
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) --maxprocesses 8 -m "not slow"
 
+# Most of these hold the built-in model, and some PyTorch's copy of it beside it.
 test-slow: setup
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) --maxprocesses 4 -m slow
 
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 format: setup
 	$(BIN)/ruff format .

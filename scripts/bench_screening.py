@@ -15,6 +15,7 @@ import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
 
 # isort: split
 from measuring import Json, publish
+from scipy.stats import spearmanr
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition
@@ -30,7 +31,6 @@ from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics import Cell, RunData, cell_of, choose_cell, judged, load_run
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
-from mlx_steer.stats import spearman
 
 LAYERS, STRENGTHS = "9,12,15,18", "0.5,1.0,1.5"
 
@@ -125,8 +125,8 @@ def agreement(
     gaps = [c.target.value - c.false_positive.value for c in cells]
     return {
         name: {
-            "with the target rate": spearman([value(c) for c in cells], rates),
-            "with the gap": spearman([value(c) for c in cells], gaps),
+            "with the target rate": float(spearmanr([value(c) for c in cells], rates).statistic),
+            "with the gap": float(spearmanr([value(c) for c in cells], gaps).statistic),
         }
         for name, value in screens.items()
     }

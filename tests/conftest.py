@@ -1,7 +1,9 @@
 import os
 
-# The tests' products are tiny: threads would only get into each other's way.
+# The tests' products are tiny, and `make test` runs one worker a core: threads would only get into
+# each other's way. The first is OpenBLAS's (under MLX and numpy), the second PyTorch's.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from hypothesis import settings
 

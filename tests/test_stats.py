@@ -24,7 +24,6 @@ from mlx_steer.stats import (
     mean_interval,
     paired,
     roc_curve,
-    spearman,
     threshold_for_fpr,
     wilson,
 )
@@ -63,12 +62,12 @@ def test_wilson_gives_the_published_intervals(count: int, n: int, low: float, hi
 
 
 @pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
-def test_wilson_equals_scipy_for_every_count(confidence: float) -> None:
-    for n in (1, 7, 40):
-        for count in range(n + 1):
-            expected = scipy_stats.binomtest(count, n).proportion_ci(confidence, method="wilson")
-            rate = wilson(count, n, confidence)
-            assert (rate.low, rate.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+def test_wilson_limits_are_the_rates_that_the_score_test_just_rejects(confidence: float) -> None:
+    z = scipy_stats.norm.ppf(0.5 + confidence / 2)
+    for count, n in ((1, 7), (3, 7), (39, 40), (20, 40), (0, 5), (5, 5)):
+        rate = wilson(count, n, confidence)
+        for limit in {rate.low, rate.high} - {0.0, 1.0}:
+            assert abs(count / n - limit) == pytest.approx(z * (limit * (1 - limit) / n) ** 0.5)
 
 
 @few
@@ -216,7 +215,6 @@ def test_sequences_of_different_length_are_refused() -> None:
         lambda: paired([True], [True, False], seed=0),
         lambda: auc([1.0], [True, False]),
         lambda: roc_curve([1.0, 2.0, 3.0], [True, False]),
-        lambda: spearman([1.0], [1.0, 2.0]),
         lambda: cohens_kappa(["a"], ["a", "b"]),
     ):
         with pytest.raises(ValueError, match="equally long"):
@@ -227,7 +225,6 @@ def test_nothing_to_compare_is_refused() -> None:
     for compare in (
         lambda: paired([], [], seed=0),
         lambda: cohens_kappa([], []),
-        lambda: spearman([], []),
         lambda: auc([], []),
         lambda: mean_interval([], seed=0),
         lambda: threshold_for_fpr([], 0.1),
@@ -375,7 +372,6 @@ def test_numbers_that_are_not_finite_are_refused_with_their_position(bad: float)
         lambda: mean_interval([0.5, bad], seed=0),
         lambda: auc([0.5, bad], [True, False]),
         lambda: threshold_for_fpr([0.5, bad], 0.1),
-        lambda: spearman([1.0, 2.0], [0.5, bad]),
     ):
         with pytest.raises(ValueError, match="at position 1"):
             call()
@@ -511,27 +507,32 @@ def test_auc_equals_mann_whitney_and_the_trapezoids_of_the_curve(
     assert area == pytest.approx(u / len(positives) / len(negatives))
     assert auc([-s for s in scores], labels) == pytest.approx(1 - area)
     curve = roc_curve(scores, labels)
-    false = [p.false_positive_rate for p in curve]
-    true = [p.true_positive_rate for p in curve]
+    false, true = curve.false_positive_rates, curve.true_positive_rates
     steps = itertools.pairwise(zip(false, true, strict=True))
     trapezoids = sum((right[0] - left[0]) * (right[1] + left[1]) / 2 for left, right in steps)
     assert trapezoids == pytest.approx(area)
     assert false == sorted(false)
     assert true == sorted(true)
-    for point in curve:
-        above = [s > point.threshold for s in negatives]
-        assert point.false_positive_rate == pytest.approx(np.mean(above))
+    thresholds = sorted(set(scores), reverse=True)
+    above = [np.mean([s >= threshold for s in negatives]) for threshold in thresholds]
+    assert false == pytest.approx([0, *above])
 
 
 def test_an_roc_curve_starts_with_none_and_ends_with_all() -> None:
     curve = roc_curve([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
-    assert [(p.threshold, p.false_positive_rate, p.true_positive_rate) for p in curve] == [
-        (0.8, 0.0, 0.0),
-        (0.4, 0.0, 0.5),
-        (0.35, 0.5, 0.5),
-        (0.1, 0.5, 1.0),
-        (-math.inf, 1.0, 1.0),
-    ]
+    assert curve.false_positive_rates == [0.0, 0.0, 0.5, 0.5, 1.0]
+    assert curve.true_positive_rates == [0.0, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_equal_areas_are_equal_to_the_last_digit() -> None:
+    # So that the choice among a gate's candidates does not hang on rounding.
+    for positives, negatives in ((3, 3), (3, 6)):
+        found: dict[int, set[float]] = {}
+        places = positives + negatives
+        for chosen in itertools.combinations(range(places), positives):
+            area = auc([float(i) for i in range(places)], [i in chosen for i in range(places)])
+            found.setdefault(sum(chosen), set()).add(area)
+        assert all(len(areas) == 1 for areas in found.values())
 
 
 @pytest.mark.parametrize(("labels", "missing"), [([True] * 3, "negative"), ([False] * 3, "pos")])
@@ -581,27 +582,7 @@ def test_a_false_positive_rate_outside_zero_to_one_is_refused(rate: float) -> No
         threshold_for_fpr([1.0], rate)
 
 
-# Correlation and agreement
-
-
-def test_spearman_gives_the_published_correlation() -> None:
-    # "Spearman's rank correlation coefficient" in Wikipedia: IQ and hours of television a week,
-    # rho = -29/165.
-    iq = [106.0, 100, 86, 101, 99, 103, 97, 113, 112, 110]
-    hours = [7.0, 27, 2, 50, 28, 29, 20, 12, 6, 17]
-    assert spearman(iq, hours) == pytest.approx(-29 / 165)
-
-
-@few
-@given(tied_scores, st.data())
-def test_spearman_equals_scipy_with_ties(x: list[float], data: st.DataObject) -> None:
-    y = data.draw(st.lists(st.integers(-3, 3).map(float), min_size=len(x), max_size=len(x)))
-    rho = spearman(x, y)
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert math.isnan(rho)
-    else:
-        assert rho == pytest.approx(scipy_stats.spearmanr(x, y).statistic, abs=1e-12)
-        assert -1 <= rho <= 1
+# Agreement
 
 
 def ratings(table: list[list[int]]) -> tuple[list[str], list[str]]:

@@ -7,7 +7,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mlx_steer.behaviors import Behavior, list_behaviors, load_behavior
+from mlx_steer.behaviors.items import Behavior
+from mlx_steer.behaviors.load import list_behaviors, load_behavior
 from mlx_steer.errors import DataError
 
 FILES = ("behavior.yaml", "pairs.jsonl", "prompts.jsonl")

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from mlx_steer.engine.caches import join, twin
 from mlx_steer.engine.forward import Call, Forward, Plans
-from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.engine.prefill import Prefill, Prefilled, stack_plans
 from mlx_steer.engine.row_plan import Plan, StagedPlan
 from mlx_steer.engine.steering import Site, steerable
@@ -70,8 +69,6 @@ def traits_of(network: nn.Module) -> Traits:
             try:
                 trial = _Trial.begun(network, sites)
             except RuntimeError as error:
-                if is_memory_full(error):
-                    raise
                 raise cannot_be_run(network, error) from error
             may_replay = structure.plain and structure.aligned
             best = Traits(skips=structure.plain, replays=may_replay, uncached=trial.uncached())

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from mlx_steer.behaviors import PromptItem, Tool
-from mlx_steer.judge import Judgement
+from mlx_steer.judge.judgement import Judgement
 
 _CHARS_READ = 20_000
 _ARGS_CHARS = 2_000

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from mlx_steer.behaviors import PromptItem
-from mlx_steer.judge import Judgement
+from mlx_steer.judge.judgement import Judgement
 from mlx_steer.judge.text import Sentence, read_plain
 
 SENTENCES_READ = 3

@@ -172,13 +172,13 @@ def _fit(fit: GateRecord) -> Json:
 
 def _curve(split: str, against: str, target: list[float], rest: list[float]) -> Json:
     scores, labels = [*target, *rest], [True] * len(target) + [False] * len(rest)
-    points = roc_curve(scores, labels)
+    curve = roc_curve(scores, labels)
     return {
         "split": split,
         "against": against,
         "auc": auc(scores, labels),
-        "false_positive_rates": [p.false_positive_rate for p in points],
-        "true_positive_rates": [p.true_positive_rate for p in points],
+        "false_positive_rates": curve.false_positive_rates,
+        "true_positive_rates": curve.true_positive_rates,
         "operating": [sum(s >= 0 for s in own) / len(own) for own in (rest, target)],
     }
 

@@ -12,7 +12,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mlx_steer.errors import VectorError
-from mlx_steer.vectors import ModelInfo, SteeringVectorSet, load_vectors
+from mlx_steer.vectors.metadata import ModelInfo
+from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 # The built-in model's name is not one of the hub's.
 _HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.hub_errors import hub_problem
-from mlx_steer.vectors import METADATA_FILE, SteeringVectorSet, load_vectors
+from mlx_steer.vectors.metadata import METADATA_FILE
 from mlx_steer.vectors.model_card import model_card
+from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -2,12 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate, Intervention
@@ -45,14 +43,6 @@ def folder(shared: Path, tmp_path: Path) -> Path:
     """A vectors folder of its own, without gates."""
     load_vectors(shared / "vectors").save(tmp_path / "vectors")
     return tmp_path / "vectors"
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_the_command_fits_the_gate_of_the_function_and_saves_it_beside_the_vectors(
@@ -182,7 +172,6 @@ def test_one_gated_answer_is_the_steered_or_the_base_one(
     assert missing.code != 0 and "no gate 'two' (they have: one)" in " ".join(missing.err.split())
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_the_reference_path_reads_a_saved_gate_and_steers_the_same_prompts(
     shared: Path, folder: Path, run: Run
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Literal
 import mlx.nn as nn
 import numpy as np
 import pytest
-import torch
 
 from mlx_steer import extract, load_model
 from mlx_steer.errors import ModelError
@@ -104,15 +103,12 @@ def test_the_reference_path_finds_the_vectors_of_the_quantised_folder(
     """It unpacks mlx-lm's quantised weights bit by bit, on its own."""
     model = load_model(str(folder), quantize=bits)
     chat, theirs = model.chat, decoder.load(converted(own_cache, bits))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     prompts = [chat.prompt_ids(p.prompt, p.system) for p in PAIRS]
     expected = theirs.mean_difference(
         [i + chat.response_ids(p.positive) for i, p in zip(prompts, PAIRS, strict=True)],
         [i + chat.response_ids(p.negative) for i, p in zip(prompts, PAIRS, strict=True)],
         range(LAYERS),
     )
-    torch.set_num_threads(threads)
     for layer, vector in extract(model, BEHAVIOR).items():
         assert relative_error(vector.array, expected[layer]) < ROUNDING, layer
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.errors import DataError
-from mlx_steer.judge.hierarchy import judge_hierarchy
 from mlx_steer.judge.hierarchy.check import FORMATS, KINDS, parse_check
 from mlx_steer.judge.hierarchy.language import LANGUAGES
+from mlx_steer.judge.hierarchy.verdict import judge_hierarchy
 
 CASES = [
     json.loads(line)

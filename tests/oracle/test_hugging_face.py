@@ -13,7 +13,7 @@ forward pass, extraction, steering and generation. Left out on purpose:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -66,17 +66,12 @@ class Sides:
 
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda f: f.name)
-def sides(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Sides]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def sides(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Sides:
     family: Family = request.param
     folder = family.folder(tmp_path_factory.mktemp("model"))
     theirs = HuggingFace(folder)
     vectors, norms = their_vectors(theirs, "last")
-    yield Sides(family, load_model(str(folder)), theirs, vectors, norms)
-    torch.set_num_threads(threads)
+    return Sides(family, load_model(str(folder)), theirs, vectors, norms)
 
 
 def their_vectors(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,14 +61,6 @@ class Sides:
 
     def complete(self, jobs: Sequence[Job], max_tokens: int = MAX_TOKENS) -> list:  # type: ignore
         return complete(self.ours, jobs, Sampling(max_tokens=max_tokens), batch_size=8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=FOLDERS)

@@ -8,14 +8,12 @@ can go.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-import torch
 
 from mlx_steer import Condition, Job, complete, load_model
 from mlx_steer.engine.jobs import Sampling
@@ -27,14 +25,6 @@ WINDOW, LENGTH = 16, 40
 LOGIT_ERROR = 1e-3
 
 QWEN = {"use_sliding_window": True, "max_window_layers": 2}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

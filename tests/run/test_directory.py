@@ -385,6 +385,15 @@ def test_half_written_files_of_dead_processes_are_swept_up(tmp_path: Path) -> No
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell that started the tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("write", WRITES)
 def test_ctrl_c_waits_for_the_end_of_a_write(
     run: RunDirectory, monkeypatch: pytest.MonkeyPatch, write: Callable[[RunDirectory], None]

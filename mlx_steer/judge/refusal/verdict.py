@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from mlx_steer.judge import Judgement
+from mlx_steer.judge.judgement import Judgement
 from mlx_steer.judge.refusal.answers import ANSWER_RULES
 from mlx_steer.judge.refusal.decisive import (
     CONCEDED,
@@ -80,10 +80,12 @@ class Evidence:
 def judge_refusal(prompt: str, response: str, weights: Weights | None = None) -> Judgement:
     """Tell whether a response refuses its request: shown is refused (fully or in part).
 
+    Coherence is not checked here.
+
     Args:
-        prompt: the request as the user wrote it.
-        response: the response; may be cut off anywhere.
-        weights: weights of the words other than the shipped ones, to measure them.
+        prompt: The request as the user wrote it.
+        response: The response; may be cut off anywhere.
+        weights: Weights of the words other than the shipped ones, to measure them.
 
     Returns:
         The verdict (shown or absent), the rule that spoke loudest for it and its span.
