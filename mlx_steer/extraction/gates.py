@@ -268,8 +268,7 @@ def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
 def _ids(
     model: Model, behavior: Behavior, item: PromptItem, system_prompt: str | None
 ) -> list[int]:
-    system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
-    ids = model.chat.prompt_ids(item.prompt, system, item.tools)
+    ids = model.chat.prompt_ids(item.prompt, item.system_under(system_prompt), item.tools)
     if reason := too_long(model, f"the prompt {item.id} of {behavior.name}", len(ids)):
         raise DataError(reason)
     return ids

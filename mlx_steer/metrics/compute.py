@@ -18,8 +18,8 @@ from mlx_steer.metrics.gating import FixedAnswer, fixed_answer_numbers, fixed_an
 from mlx_steer.metrics.measure import Json, ScoredRun, measure, rounded
 from mlx_steer.metrics.primary import by_rule, primary
 from mlx_steer.metrics.verdicts import Scored, judged
-from mlx_steer.run.reader import FORMAT_VERSION, RunData
-from mlx_steer.run.records import Choice, ConditionRecord, GatedChoice
+from mlx_steer.run.reader import RunData
+from mlx_steer.run.records import FORMAT_VERSION, Choice, ConditionRecord, GatedChoice
 from mlx_steer.stats import cohens_kappa
 
 
@@ -52,7 +52,7 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
                 word: run.behavior.set_word(word) for word in ("target", "other", "borderline")
             },
         },
-        "model": run.manifest.get("model"),
+        "model": run.manifest.model.model_dump(mode="json"),
         "rows": _row_counts(run),
         "vectors": _vectors(run),
         "limits": run.config.sweep.limits.model_dump(),

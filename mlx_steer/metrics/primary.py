@@ -24,7 +24,7 @@ def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> dict[str, str
     choice, config = data.run.choice, data.run.config.compare
     layer = config.layer if config.layer is not None else choice.layer if choice else None
     if layer is not None and layer < 0:
-        layer += int(data.run.manifest.get("num_layers") or 0)
+        layer += data.run.manifest.num_layers
     gated = choice.gated if choice else None
     cells = {
         "steering": (layer, choice.strength if choice else None),

@@ -19,6 +19,7 @@ from mlx_steer.report.document import (
     Table,
 )
 from mlx_steer.report.wording import Words, fixed, number, one_line
+from mlx_steer.run.records import Manifest
 
 Json = Mapping[str, Any]
 
@@ -36,7 +37,6 @@ def build(
         metrics: What `compute_metrics` gave.
         plots: Names of the plots that were drawn.
     """
-    model = run.manifest.get("model") or {}
     words = Words(metrics["behavior"])
     # What was found first, how it was found after it, what it was made with last.
     sections = [
@@ -54,7 +54,7 @@ def build(
     ]
     warnings = findings.warnings(metrics)
     return Document(
-        title=one_line(f"{run.behavior.title or run.behavior.name}: {model.get('id', 'model')}"),
+        title=one_line(f"{run.behavior.title or run.behavior.name}: {run.manifest.model.id}"),
         subtitle=one_line(f"Run {run.config.name}. {run.behavior.description}"),
         warnings=warnings,
         headline=findings.headline(metrics)[len(warnings) :],
@@ -72,8 +72,7 @@ def _with_drawn(section: Section, plots: frozenset[str]) -> Section:
 
 def _configuration(run: RunData) -> Iterator[Block]:
     manifest, config = run.manifest, run.config
-    model = manifest.get("model") or {}
-    quantization = model.get("quantization")
+    model = manifest.model
     counts = {
         split: {
             prompt_set: sum((p.split, p.set) == (split, prompt_set) for p in _used(run))
@@ -91,16 +90,14 @@ def _configuration(run: RunData) -> Iterator[Block]:
     pairs = run.vectors.metadata.dataset if run.vectors else None
     decoding = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"
     facts = {
-        "Model": model.get("id"),
-        "Revision": model.get("revision"),
-        "Type": f"{model.get('model_type')}, {manifest.get('num_layers')} layers, hidden size "
-        f"{manifest.get('hidden_size')}",
+        "Model": model.id,
+        "Revision": model.revision,
+        "Type": f"{model.model_type}, {manifest.num_layers} layers, hidden size "
+        f"{manifest.hidden_size}",
         "Quantisation": "none"
-        if not quantization
-        else ", ".join(f"{k} {v}" for k, v in sorted(quantization.items()))
-        if isinstance(quantization, dict)
-        else quantization,
-        "dtype": manifest.get("dtype"),
+        if not model.quantization
+        else ", ".join(f"{k} {v}" for k, v in sorted(model.quantization.items())),
+        "dtype": manifest.dtype,
         "Behavior": f"{run.behavior.name}, judge {run.behavior.judge}",
         "Contrast pairs": f"{pairs.pairs} ({pairs.name})" if pairs else None,
         "Prompts": prompts,
@@ -111,17 +108,17 @@ def _configuration(run: RunData) -> Iterator[Block]:
         "Statistics": f"{config.statistics.resamples:,} bootstrap resamples, alpha "
         f"{config.statistics.alpha:g}",
         "Limits of the sweep": findings.limits({"limits": config.sweep.limits.model_dump()}),
-        "Device": manifest.get("device"),
+        "Device": manifest.device,
         "Versions": ", ".join(
-            f"{name} {manifest[key]}"
-            for name, key in (
-                ("mlx-steer", "mlx_steer"),
-                ("mlx", "mlx"),
-                ("mlx-lm", "mlx_lm"),
-                ("numpy", "numpy"),
-                ("python", "python"),
+            f"{name} {version}"
+            for name, version in (
+                ("mlx-steer", manifest.mlx_steer),
+                ("mlx", manifest.mlx),
+                ("mlx-lm", manifest.mlx_lm),
+                ("numpy", manifest.numpy),
+                ("python", manifest.python),
             )
-            if manifest.get(key)
+            if version
         ),
         "Time": _time(manifest),
     }
@@ -129,7 +126,7 @@ def _configuration(run: RunData) -> Iterator[Block]:
         ["what", "value"],
         [[Cell(name), Cell(one_line(str(value)))] for name, value in facts.items() if value],
     )
-    notes = [one_line(str(note)) for note in manifest.get("notes") or []]
+    notes = [one_line(note) for note in manifest.notes]
     if notes:
         yield Bullets(notes)
     for name, text in _system_prompts(run).items():
@@ -146,11 +143,10 @@ def _used(run: RunData) -> list[Any]:
     return [item for prompt_id, item in run.prompts.items() if prompt_id in asked]
 
 
-def _time(manifest: Json) -> str:
-    seconds = manifest.get("seconds") or {}
-    parts = [f"{name} {number(value)} s" for name, value in seconds.items()]
-    ended = manifest.get("finished") or "not finished"
-    return f"{manifest.get('started')} to {ended}" + (f" ({', '.join(parts)})" if parts else "")
+def _time(manifest: Manifest) -> str:
+    parts = [f"{name} {number(value)} s" for name, value in manifest.seconds.items()]
+    ended = manifest.finished or "not finished"
+    return f"{manifest.started} to {ended}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _system_prompts(run: RunData) -> dict[str, str]:

@@ -4,15 +4,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mlx_steer.files import CONTROL, TURNING
+
 Json = Mapping[str, Any]
 
 DASH = "–"
 
 # Escape sequences of terminals, whole; then what is invisible or turns the writing direction.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
-)
+_CONTROL = re.compile(rf"[{CONTROL}{TURNING}\u061c\u200e\u200f\u2028\u2029\ufeff]")
 
 
 class Words:

@@ -70,7 +70,8 @@ def test_every_row_is_judged_by_its_own_text(folder):
 
 def test_rows_that_no_condition_names_are_ignored(folder):
     before = json_text(compute_metrics(load_run(folder)))
-    stale = {"key": "f" * 32, "prompt_id": "gone", "text": "I cannot help with that."}
+    row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
+    stale = row | {"key": "f" * 32, "prompt_id": "gone"}
     with (folder / "rows.jsonl").open("a") as file:
         file.write(json.dumps(stale) + "\n")
     run = load_run(folder)
@@ -153,8 +154,8 @@ def test_a_missing_folder_and_another_format_are_told_in_a_sentence(folder, tmp_
     with pytest.raises(RunError, match="there is no run directory"):
         load_run(tmp_path / "nowhere")
     manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 2}))
-    with pytest.raises(RunError, match="format 2, this is 1"):
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 3}))
+    with pytest.raises(RunError, match="format 3, this is 2"):
         load_run(folder)
 
 

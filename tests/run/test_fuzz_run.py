@@ -15,6 +15,7 @@ from mlx_steer.metrics import compute_metrics, judged, load_run
 from mlx_steer.report import lookup, markdown, sections
 from mlx_steer.run.directory import RunDirectory, json_text
 from mlx_steer.run.reader import read_labels
+from mlx_steer.run.records import Manifest, Row, Score
 from mlx_steer.vectors import load_vectors
 from mlx_steer.vectors.model_card import model_card
 from tests.helpers import fuzz, small_run
@@ -79,9 +80,9 @@ def test_no_bookkeeping_keeps_a_run_from_going_on(finished: Path) -> None:
 
         def open_and_read() -> None:
             with RunDirectory.open(run) as directory:
-                assert isinstance(directory.read_json("manifest.json"), dict)
-                for name in ("rows.jsonl", "scores.jsonl"):
-                    assert all(isinstance(one["key"], str) for one in directory.read(name))
+                directory.read_record("manifest.json", Manifest)
+                assert all(row.key for row in directory.read("rows.jsonl", Row))
+                directory.read("scores.jsonl", Score)
 
         @settings(max_examples=40, deadline=None)
         @given(
