@@ -91,28 +91,39 @@ def twin(value: T) -> T:
 def grow_by(caches: Iterable[Any], tokens: int) -> None:
     """Let caches grow by so many positions at a time, instead of mlx-lm's 256.
 
-    Whatever moves rows copies all positions there are room for. Caches of a sliding window are
-    bounded by it and are left alone.
+    Whatever moves rows copies all positions there are room for.
     """
-    for cache in _flat(caches):
-        if hasattr(cache, "step") and not hasattr(cache, "max_size"):
-            cache.step = tokens
+    for cache in _growing(caches):
+        cache.step = tokens
 
 
 def make_room(caches: Iterable[Any], tokens: int) -> None:
-    """Let caches hold so many more positions; copies of their rows then need not grow one by one.
-
-    Leaves caches of a sliding window alone, as `grow_by` does.
-    """
-    for cache in _flat(caches):
-        if hasattr(cache, "step") and not hasattr(cache, "max_size") and not cache.empty():
+    """Let caches hold so many more positions; copies of rows need not grow one by one then."""
+    for cache in _growing(caches):
+        if not cache.empty():
             pad = [(0, 0), (0, 0), (0, tokens), (0, 0)]
             cache.keys, cache.values = (mx.pad(x, pad) for x in cache.keys_and_values())
+
+
+def room_for_one(caches: Iterable[Any]) -> None:
+    """Let full caches grow now, as they would when the next token is written.
+
+    A `twin` taken before that would hold the arrays they have grown out of.
+    """
+    for cache in _growing(caches):
+        if cache.empty() or cache.keys_and_values()[0].shape[2] < cache.keys.shape[2]:
+            return  # all layers' caches fill up together
+        make_room([cache], cache.step)
 
 
 def arrays_of(caches: Iterable[Any]) -> list[Any]:
     """All arrays of caches that hold something."""
     return [c.state for c in caches if not c.empty()]
+
+
+def _growing(caches: Iterable[Any]) -> Iterable[Any]:
+    """The caches that grow with what is read; those of a sliding window are bounded by it."""
+    return (c for c in _flat(caches) if hasattr(c, "step") and not hasattr(c, "max_size"))
 
 
 def _flat(caches: Iterable[Any]) -> Iterable[Any]:

@@ -11,12 +11,13 @@ import hashlib
 import math
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_steer.engine.batch import Batch, Flight, Row
-from mlx_steer.engine.caches import twin
+from mlx_steer.engine.caches import room_for_one, twin
 from mlx_steer.engine.forward import Forward
 from mlx_steer.engine.jobs import Completion
 from mlx_steer.engine.row_plan import StagedPlan
@@ -57,8 +58,9 @@ class Decoder:
     def _step(self, batch: Batch, *, ahead: bool) -> list[Completion]:
         flight = batch.flight or self._dispatched(batch, batch.tokens, 0)
         following: Flight | None = None
-        before = batch.caches
+        before: list[Any] = batch.caches
         if ahead and any(_goes_on(row) for row in batch.rows):
+            room_for_one(batch.caches)
             before = twin(batch.caches)
             following = self._dispatched(batch, flight.best, 1)
         mx.eval(flight.best, flight.margins)
@@ -85,6 +87,7 @@ class Decoder:
             batch.caches, following = before, None
         if answers:
             batch.begin_answers()
+        del before  # it holds arrays that dropping rows is to free
         batch.flight = following
         batch.tokens = mx.array(tokens)
         batch.drop_finished(at_least=max(1, len(batch.rows) // _IDLE))
