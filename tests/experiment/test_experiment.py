@@ -21,7 +21,8 @@ from mlx_steer.metrics import compute_metrics, load_run
 from mlx_steer.model.load import load_model
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.vectors import load_vectors
-from tests.helpers.small_run import Told, behavior_folder, carry_out, config, left_behind
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import Told, carry_out, config, left_behind
 from tests.helpers.tiny import plain_logits, plain_tokens, tiny_folder
 
 SMALL = {"max_tokens": 4, "batch_size": 16}

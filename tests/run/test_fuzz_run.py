@@ -18,7 +18,7 @@ from mlx_steer.run.reader import read_labels
 from mlx_steer.run.records import Manifest, Row, Score
 from mlx_steer.vectors import load_vectors
 from mlx_steer.vectors.model_card import model_card
-from tests.helpers import fuzz, small_run
+from tests.helpers import behaviors, fuzz, small_run
 from tests.helpers.tiny import tiny_folder
 
 FILES = ["manifest.json", "behavior.json", "conditions.json", "choice.json", "gate.json"]
@@ -29,7 +29,7 @@ FILES += ["separation.json", "prompts.jsonl", "rows.jsonl", "scores.jsonl"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     model = tiny_folder("llama", folder / "model")
-    behavior = small_run.behavior_folder(folder / "behavior", prompts=1, gate=True)
+    behavior = behaviors.behavior_folder(folder / "behavior", prompts=1, gate=True)
     changes: dict[str, Any] = {
         "extract": {"layers": [2]},
         "sweep": {"strengths": [1.0], "system_prompts": ["detailed"]},

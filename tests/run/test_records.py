@@ -25,7 +25,8 @@ from mlx_steer.run.records import (
 from mlx_steer.vectors import SteeringVectorSet
 from mlx_steer.vectors.vector import SteeringVector
 from mlx_steer.words import GateJoin
-from tests.helpers.small_run import behavior_folder, carry_out, config
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import carry_out, config
 from tests.helpers.tiny import random_vector, tiny_folder
 from tests.vectors.test_vectors import metadata
 
