@@ -82,7 +82,7 @@ def test_a_run_of_format_1_is_reported_on(tmp_path: Path) -> None:
     run = load_run(folder)
     assert len(run.rows) == len((folder / "rows.jsonl").read_text().splitlines()) == 16
     metrics = compute_metrics(run)
-    assert metrics["rows"]["missing"] == 0 and metrics["gates"] and metrics["controls"]
+    assert metrics.rows.missing == 0 and metrics.gates and metrics.controls
     assert write_report(folder).markdown.read_text().startswith("# Caution")
 
 
