@@ -71,6 +71,9 @@ def traits_of(network: nn.Module) -> Traits:
             except RuntimeError as error:
                 raise cannot_be_run(network, error) from error
             may_replay = structure.plain and structure.aligned
+            if not np.isfinite([*trial.planned, *trial.later]).all():
+                # These weights overflow, alone too: nothing can be told, and who reads them says so.
+                return Traits(skips=structure.plain, replays=may_replay)
             best = Traits(skips=structure.plain, replays=may_replay, uncached=trial.uncached())
             _found[kind] = _first_right(trial, best)
     return _found[kind]
