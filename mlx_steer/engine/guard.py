@@ -72,7 +72,7 @@ def traits_of(network: nn.Module) -> Traits:
                 raise cannot_be_run(network, error) from error
             may_replay = structure.plain and structure.aligned
             if not np.isfinite([*trial.planned, *trial.later]).all():
-                # These weights overflow, alone too: nothing can be told, and who reads them says so.
+                # These weights overflow, alone too: who reads the hidden states says so.
                 return Traits(skips=structure.plain, replays=may_replay)
             best = Traits(skips=structure.plain, replays=may_replay, uncached=trial.uncached())
             _found[kind] = _first_right(trial, best)
