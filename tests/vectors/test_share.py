@@ -12,6 +12,7 @@ from mlx_steer.conditions import Gate
 from mlx_steer.errors import VectorError
 from mlx_steer.metrics import compute_metrics, load_run
 from mlx_steer.vectors import GateInfo, SteeringVector, SteeringVectorSet, load_vectors
+from mlx_steer.vectors.evidence import CARD_FILE, evidence_in, evidence_of
 from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.share import pull_vectors, push_vectors, resolve_revision
 from tests.helpers.hub_stand_in import (
@@ -292,17 +293,17 @@ def test_the_card_says_what_how_and_on_which_model(hub: Hub, folder: Path) -> No
     for fact in ("abc123", "f00d", "1" * 64, "50 of `refusal`", "last response token"):
         assert fact in card
     assert "| 8 | 18.000 | 56.00 | 0.321 |" in card
-    assert "None was measured together with these vectors" in card
+    assert "**What these vectors do was not measured.**" in card
 
 
 def test_the_code_in_the_card_names_these_vectors(vectors: SteeringVectorSet) -> None:
     card = model_card(vectors, NAME)
     code = card.split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")
-    assert f'pull_vectors("{NAME}", "vectors/refusal-tiny")' in code
+    assert f"mlx-steer vectors pull {NAME} vectors/refusal-tiny" in card
+    assert 'load_vectors("vectors/refusal-tiny")' in code
     assert 'load_model("tests/tiny", revision="abc123")' in code
     assert "layer=8, strength=1.0" in code
-    command = card.split("```sh\n")[1].split("```")[0].splitlines()[1]
+    command = card.split("```sh\n")[2].split("```")[0]
     assert command.startswith("mlx-steer generate --model tests/tiny@abc123 --vectors vectors/")
     assert '--layer 8 --strength 1.0 "Your question?"' in command
 
@@ -353,11 +354,61 @@ def test_the_card_gives_the_measured_effect_with_intervals(
     assert "random 0" not in card
 
 
+def test_the_card_opens_with_the_answer(vectors: SteeringVectorSet, tmp_path: Path) -> None:
+    card = model_card(vectors, NAME, evidence_of(measured(tmp_path / "run"), vectors))
+    assert card.split("\n\n")[2].startswith(
+        "**At layer 8, strength 1, refused on harmful prompts went from 25 % to 75 % (n = 4)"
+    )
+
+
+def test_evidence_travels_with_the_vectors(
+    hub: Hub, folder: Path, vectors: SteeringVectorSet, tmp_path: Path
+) -> None:
+    push_vectors(folder, NAME, run=measured(tmp_path / "run"))
+    pull_vectors(NAME, tmp_path / "pulled")
+    pulled = load_vectors(tmp_path / "pulled")
+    evidence = evidence_in(tmp_path / "pulled", pulled)
+    assert evidence == evidence_of(tmp_path / "run", vectors)
+    # And on from there, without the run; and is gone once the vectors are others.
+    push_vectors(tmp_path / "pulled", "ann/again")
+    assert "went from 25 % to 75 %" in hub.repos["ann/again"].files["README.md"].decode()
+    (pulled * 2.0).save(tmp_path / "pulled")
+    assert evidence_in(tmp_path / "pulled", pulled) is None
+    push_vectors(tmp_path / "pulled", "ann/again")
+    assert CARD_FILE not in hub.repos["ann/again"].files
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b"{}", "key 'run' is missing"),
+        (b"other", "layer 8 differs"),
+        (b"escape", "key 'answer'"),
+    ],
+)
+def test_damaged_or_borrowed_evidence_is_refused(
+    folder: Path, vectors: SteeringVectorSet, tmp_path: Path, data: bytes, message: str
+) -> None:
+    evidence = evidence_of(measured(tmp_path / "run"), vectors)
+    if data == b"other":
+        layers = {**evidence.vectors, "layer_8.npy": "0" * 64}
+        data = evidence.model_copy(update={"vectors": layers}).as_bytes()
+    elif data == b"escape":
+        data = evidence.model_copy(update={"answer": "\x1b[2J"}).as_bytes()
+    (folder / CARD_FILE).write_bytes(data)
+    with pytest.raises(VectorError, match=message):
+        evidence_in(folder, load_vectors(folder))
+
+
 def test_the_card_says_when_no_cell_met_the_limits(
     vectors: SteeringVectorSet, tmp_path: Path
 ) -> None:
     run = measured(tmp_path / "run", met_limits=False)
-    assert "No cell of the sweep met the limits" in model_card(vectors, NAME, run)
+    assert "No cell of the sweep met the limits" in model_card(
+        vectors, NAME, evidence_of(run, vectors)
+    )
 
 
 def test_a_run_of_other_vectors_is_no_evidence_for_these(
@@ -372,9 +423,9 @@ def test_a_run_of_other_vectors_is_no_evidence_for_these(
     ]
     for one in other:
         with pytest.raises(VectorError, match="was not measured with these vectors"):
-            model_card(one, NAME, run)
+            evidence_of(run, one)
     part = SteeringVectorSet([vectors[8]], vectors.metadata)
-    assert "3 of 4" in model_card(part, NAME, run)
+    assert "3 of 4" in model_card(part, NAME, evidence_of(run, part))
 
 
 def test_a_run_without_a_report_says_how_to_make_one(
@@ -384,11 +435,11 @@ def test_a_run_without_a_report_says_how_to_make_one(
     with pytest.raises(
         VectorError, match=r"metrics\.json is missing; write it with: mlx-steer rep"
     ):
-        model_card(vectors, NAME, run)
+        model_card(vectors, NAME, evidence_of(run, vectors))
     for text in ("{", "{}", "[]"):
         (run / "metrics.json").write_text(text)
         with pytest.raises(VectorError, match="mlx-steer report"):
-            model_card(vectors, NAME, run)
+            evidence_of(run, vectors)
 
 
 def test_nothing_in_the_metadata_can_begin_a_new_block_or_cell(vectors: SteeringVectorSet) -> None:
