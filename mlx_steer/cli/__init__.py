@@ -51,7 +51,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a known error is one sentence and exit code 2."""
-    from mlx_steer.cli.output import safe
     from mlx_steer.errors import SteerError
 
     try:
@@ -62,6 +61,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except SteerError as error:
+        from mlx_steer.cli.output import safe
+
         click.echo(f"mlx-steer: {safe(str(error))}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):

@@ -52,12 +52,13 @@ def bake(
     from mlx_steer.cli.output import safe
     from mlx_steer.model.bake import Steering
     from mlx_steer.model.bake import bake as write
+    from mlx_steer.report.measured_effect import measured_effect
     from mlx_steer.vectors import load_vectors
-    from mlx_steer.vectors.evidence import evidence_in, evidence_of
+    from mlx_steer.vectors.evidence import evidence_in
 
     vectors = load_vectors(folder)
     run = said["run_dir"]
-    evidence = evidence_of(Path(run), vectors) if run else evidence_in(folder, vectors)
+    evidence = measured_effect(vectors, Path(run)) if run else evidence_in(folder, vectors)
     chosen = tuple(vectors) if isinstance(layers, str) else layers
     baked = write(
         str(said["model"]),

@@ -182,6 +182,8 @@ class _Pair:
         if second.gates:
             state = "open" if second.steered else "shut"
             click.echo(f"gate {state} ({second.gates[0]:+.3f})", err=True)
+        if any(done.thinking and not done.text for done in (first, second)):
+            click.echo("note: still thinking at the last token; give more --max-tokens", err=True)
         return first.text.strip(), second.text.strip()
 
     def show(self, base: str, steered: str) -> None:

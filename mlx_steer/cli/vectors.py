@@ -275,9 +275,12 @@ def check(folder: str, model: str, revision: str | None) -> None:
 def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
     """Put a vectors FOLDER on the Hugging Face hub, with a model card."""
     from mlx_steer.cli.output import safe
+    from mlx_steer.report.measured_effect import measured_effect
+    from mlx_steer.vectors import load_vectors
     from mlx_steer.vectors.share import push_vectors
 
-    shared = push_vectors(folder, repo, run=run_dir, private=private)
+    evidence = measured_effect(load_vectors(folder), run_dir) if run_dir else None
+    shared = push_vectors(folder, repo, evidence=evidence, private=private)
     for note in shared.notes:
         click.echo(f"note: {safe(note)}", err=True)
     click.echo(f"{shared.url} at revision {shared.revision}")

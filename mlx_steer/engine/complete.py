@@ -48,8 +48,7 @@ def completions(
 
     Raises:
         GenerationError: If a prompt is empty or too long for the model, or keys are not unique.
-        ModelError: If thinking and answer are to be steered apart and the model does not end its
-            thinking with one token.
+        ModelError: If a layer does not exist.
         VectorError: If a vector does not fit the model.
     """
     from mlx_lm.generate import wired_limit

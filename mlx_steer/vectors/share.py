@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.hub_errors import hub_problem
-from mlx_steer.vectors.evidence import CARD_FILE, evidence_in, evidence_of
+from mlx_steer.vectors.evidence import CARD_FILE, Evidence, evidence_in
 from mlx_steer.vectors.folder import README_FILE
 from mlx_steer.vectors.metadata import METADATA_FILE
 from mlx_steer.vectors.model_card import model_card
@@ -41,7 +41,7 @@ class Shared:
 
 
 def push_vectors(
-    folder: Path, repo: str, *, run: Path | None = None, private: bool = False
+    folder: Path, repo: str, *, evidence: Evidence | None = None, private: bool = False
 ) -> Shared:
     """Put a vectors folder on the hub with a model card, in one commit.
 
@@ -50,8 +50,8 @@ def push_vectors(
     Args:
         folder: A vectors folder.
         repo: `org/name`.
-        run: A run directory made with these vectors, as evidence; by default the folder's own
-            `card.json`, if it has one.
+        evidence: What a run measured with these vectors; by default the folder's own `card.json`,
+            if it has one.
         private: Make the repository private, or insist that it is.
 
     Raises:
@@ -61,7 +61,7 @@ def push_vectors(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     vectors = load_vectors(folder)
-    evidence = evidence_of(run, vectors) if run is not None else evidence_in(folder, vectors)
+    evidence = evidence or evidence_in(folder, vectors)
     card = model_card(vectors, _checked(repo), evidence)
     own = vectors.metadata
     with _told(repo), TemporaryDirectory() as scratch:

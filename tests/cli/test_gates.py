@@ -16,8 +16,8 @@ from mlx_steer.extraction.gates import fit_gate
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import load_model
 from mlx_steer.vectors import GateInfo, load_vectors
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import behavior_folder
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
 from tests.helpers.tiny import random_vector, tiny_folder
 from tests.oracle.cases import parting
 from tests.reference import decoder, interventions, vectors
@@ -31,11 +31,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = load_behavior(str(folder / "behavior"))
     extract(load_model(str(folder / "model")), pairs, [2, 3]).save(folder / "vectors")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture

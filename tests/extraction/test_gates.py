@@ -21,6 +21,7 @@ from mlx_steer.extraction.gates import GATE_METHODS, GateFit, _folds, fit_gate, 
 from mlx_steer.model.load import Model
 from mlx_steer.stats import auc, wilson
 from mlx_steer.words import Method, PromptSet
+from tests.helpers import behaviors
 from tests.helpers.tiny import LAYERS, random_ids, random_vector, tiny_model
 
 TOPICS = [
@@ -48,20 +49,7 @@ def prompts(name: PromptSet, verb: str, count: int = 12, **values: Any) -> list[
 
 
 def behavior(*items: PromptItem) -> Behavior:
-    return Behavior(
-        name="thefts",
-        title="",
-        description="",
-        judge="refusal",
-        verdicts={},
-        sets={},
-        system_prompts={},
-        openings={},
-        tools=(),
-        pairs=(),
-        prompts=items,
-        sha256="a" * 64,
-    )
+    return behaviors.behavior(prompts=items, name="thefts")
 
 
 STEAL_OR_DRAW = behavior(*prompts("target", "steal"), *prompts("other", "draw"))

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ import yaml
 from huggingface_hub import constants
 
 from mlx_steer.conditions import Gate
-from mlx_steer.errors import VectorError
+from mlx_steer.errors import RunError, VectorError
 from mlx_steer.metrics import compute_metrics, load_run
+from mlx_steer.metrics.metrics_file import metrics_text
+from mlx_steer.report.measured_effect import measured_effect
 from mlx_steer.vectors import GateInfo, SteeringVector, SteeringVectorSet, load_vectors
-from mlx_steer.vectors.evidence import CARD_FILE, evidence_in, evidence_of
+from mlx_steer.vectors.evidence import CARD_FILE, evidence_in
 from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.share import pull_vectors, push_vectors, resolve_revision
 from tests.helpers.hub_stand_in import (
@@ -74,7 +75,7 @@ def with_gate(vectors: SteeringVectorSet) -> SteeringVectorSet:
 
 def measured(folder: Path, **choice: Any) -> Path:
     run = small_run(folder).write({**CHOICE, **choice})
-    (run / "metrics.json").write_text(json.dumps(compute_metrics(load_run(run))))
+    (run / "metrics.json").write_text(metrics_text(compute_metrics(load_run(run))))
     return run
 
 
@@ -340,7 +341,8 @@ def test_the_base_model_is_named_only_if_the_hub_knows_it(
 def test_the_card_gives_the_measured_effect_with_intervals(
     hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
-    push_vectors(folder, NAME, run=measured(tmp_path / "run"))
+    effect = measured_effect(load_vectors(folder), measured(tmp_path / "run"))
+    push_vectors(folder, NAME, evidence=effect)
     card = hub.repos[NAME].files["README.md"].decode()
     assert "| condition | refused, harmful prompts | refused, benign prompts |" in card
     assert (
@@ -355,7 +357,7 @@ def test_the_card_gives_the_measured_effect_with_intervals(
 
 
 def test_the_card_opens_with_the_answer(vectors: SteeringVectorSet, tmp_path: Path) -> None:
-    card = model_card(vectors, NAME, evidence_of(measured(tmp_path / "run"), vectors))
+    card = model_card(vectors, NAME, measured_effect(vectors, measured(tmp_path / "run")))
     assert card.split("\n\n")[2].startswith(
         "**At layer 8, strength 1, refused on harmful prompts went from 25 % to 75 % (n = 4)"
     )
@@ -364,11 +366,11 @@ def test_the_card_opens_with_the_answer(vectors: SteeringVectorSet, tmp_path: Pa
 def test_evidence_travels_with_the_vectors(
     hub: Hub, folder: Path, vectors: SteeringVectorSet, tmp_path: Path
 ) -> None:
-    push_vectors(folder, NAME, run=measured(tmp_path / "run"))
+    push_vectors(folder, NAME, evidence=measured_effect(vectors, measured(tmp_path / "run")))
     pull_vectors(NAME, tmp_path / "pulled")
     pulled = load_vectors(tmp_path / "pulled")
     evidence = evidence_in(tmp_path / "pulled", pulled)
-    assert evidence == evidence_of(tmp_path / "run", vectors)
+    assert evidence == measured_effect(vectors, tmp_path / "run")
     # And on from there, without the run; and is gone once the vectors are others.
     push_vectors(tmp_path / "pulled", "ann/again")
     assert "went from 25 % to 75 %" in hub.repos["ann/again"].files["README.md"].decode()
@@ -391,7 +393,7 @@ def test_evidence_travels_with_the_vectors(
 def test_damaged_or_borrowed_evidence_is_refused(
     folder: Path, vectors: SteeringVectorSet, tmp_path: Path, data: bytes, message: str
 ) -> None:
-    evidence = evidence_of(measured(tmp_path / "run"), vectors)
+    evidence = measured_effect(vectors, measured(tmp_path / "run"))
     if data == b"other":
         layers = {**evidence.vectors, "layer_8.npy": "0" * 64}
         data = evidence.model_copy(update={"vectors": layers}).as_bytes()
@@ -406,9 +408,8 @@ def test_the_card_says_when_no_cell_met_the_limits(
     vectors: SteeringVectorSet, tmp_path: Path
 ) -> None:
     run = measured(tmp_path / "run", met_limits=False)
-    assert "No cell of the sweep met the limits" in model_card(
-        vectors, NAME, evidence_of(run, vectors)
-    )
+    card = model_card(vectors, NAME, measured_effect(vectors, run))
+    assert "No cell of the sweep met the limits" in card
 
 
 def test_a_run_of_other_vectors_is_no_evidence_for_these(
@@ -423,23 +424,21 @@ def test_a_run_of_other_vectors_is_no_evidence_for_these(
     ]
     for one in other:
         with pytest.raises(VectorError, match="was not measured with these vectors"):
-            evidence_of(run, one)
+            measured_effect(one, run)
     part = SteeringVectorSet([vectors[8]], vectors.metadata)
-    assert "3 of 4" in model_card(part, NAME, evidence_of(run, part))
+    assert "3 of 4" in model_card(part, NAME, measured_effect(part, run))
 
 
 def test_a_run_without_a_report_says_how_to_make_one(
     vectors: SteeringVectorSet, tmp_path: Path
 ) -> None:
     run = small_run(tmp_path / "run").write(CHOICE)
-    with pytest.raises(
-        VectorError, match=r"metrics\.json is missing; write it with: mlx-steer rep"
-    ):
-        model_card(vectors, NAME, evidence_of(run, vectors))
+    with pytest.raises(RunError, match=r"metrics\.json is missing; write it with: mlx-steer rep"):
+        measured_effect(vectors, run)
     for text in ("{", "{}", "[]"):
         (run / "metrics.json").write_text(text)
-        with pytest.raises(VectorError, match="mlx-steer report"):
-            evidence_of(run, vectors)
+        with pytest.raises(RunError, match="mlx-steer report"):
+            measured_effect(vectors, run)
 
 
 def test_nothing_in_the_metadata_can_begin_a_new_block_or_cell(vectors: SteeringVectorSet) -> None:
