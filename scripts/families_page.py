@@ -39,8 +39,12 @@ mlx-steer and by Hugging Face transformers:
 
 They passed all four (`tests/oracle`, `tests/engine/test_families.py`); Mistral v0.1 to v0.3, Nemo
 and Ministral 8B are one architecture and so one small model, SmolLM2 and Llama another. What else
-was tried, and where the limits are, stands beside them. Chat templates were tried on templates of
-our own that imitate the family's (`tests/model/test_chat_families.py`).
+was tried, and where the limits are, stands beside them.
+
+Of every ready config's model a small random one of the same structure passes what is tried at
+loading: rows in a batch, steered, joined, dropped and replayed, against each alone
+(`tests/model/test_published.py`). Chat templates were tried on templates of our own that imitate
+the family's (`tests/model/test_chat_families.py`).
 """
 
 _SIZES = """\
@@ -118,7 +122,7 @@ FAMILIES = (
     ),
     Family("Qwen3-MoE", "compared; experts; windows", "as Qwen3"),
     Family("Qwen3.5", "its template's thoughts, opened and empty", "thinking as Qwen3"),
-    Family("Qwen3-Next", "its shape", "thinks not at all"),
+    Family("Qwen3-Next", "what is tried at loading", "never thinks"),
     Family(
         "Gemma 2",
         "compared; bfloat16; right up to a window, refused beyond it",
@@ -130,8 +134,16 @@ FAMILIES = (
         "files",
         "text only",
     ),
-    Family("Gemma 3n", "its shape", "text only"),
-    Family("Gemma 4", "its template's thoughts, opened by several tokens", "text only"),
+    Family(
+        "Gemma 3n",
+        "what is tried at loading",
+        "text only; prompts are not replayed from a layer on",
+    ),
+    Family(
+        "Gemma 4",
+        "its template's thoughts, opened by several tokens",
+        "text only; prompts are not replayed from a layer on, and all layers are run",
+    ),
     Family(
         "Phi-3, Phi-4",
         "compared; right up to a window, refused beyond it",
@@ -144,14 +156,14 @@ FAMILIES = (
         "it answers at once in its final channel; with `thinking: true` it thinks first; a date in "
         "the prompt is always 1 January 2025",
     ),
-    Family("LFM2", "its shape", "the context in its config.json"),
+    Family("LFM2", "what is tried at loading", "the context in its config.json"),
     Family(
         "SmolLM3",
         "its switch for thinking beside a system prompt",
         "thinking as Qwen3; its template inserts a system prompt and a date (1 January 2025)",
     ),
     Family("GLM-4", "the switch for thinking of GLM-4.5", "the context in its config.json"),
-    Family("OLMo 3", "its shape", "65,536 tokens"),
+    Family("OLMo 3", "what is tried at loading", "65,536 tokens"),
 )
 
 
