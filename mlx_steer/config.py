@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -21,6 +22,25 @@ from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
 from mlx_steer.words import DtypeChoice, GateMethod, Method, Scope, TokenPosition
 
+STRENGTHS = (0.5, 1.0, 1.5)
+"""Factors on the raw vector."""
+
+FALSE_POSITIVE_RATE = 0.05
+"""Of held-out prompts that should not be steered, at most so many may open a gate."""
+
+MAX_TOKENS = 150
+"""Response tokens at most."""
+
+BATCH_SIZE = 64
+"""Rows decoded at a time: they take some seven times less time than one by one (two CPU cores);
+more double the memory, and what an interruption loses."""
+
+RESAMPLES = 10_000
+"""Bootstrap resamples."""
+
+ALPHA = 0.05
+"""Level of the Holm-corrected tests."""
+
 # Beyond any sensible factor, but small enough that nothing overflows.
 Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -31,6 +51,9 @@ Text = Annotated[str, Field(min_length=1)]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+_AnySection = TypeVar("_AnySection", bound=_Section)
 
 
 class ModelConfig(_Section):
@@ -103,7 +126,7 @@ class SweepConfig(_Section):
     """
 
     layers: tuple[int, ...] | None = None
-    strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
+    strengths: tuple[Strength, ...] = STRENGTHS
     system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
     screen: Count | None = None
     limits: Limits = Limits()
@@ -139,12 +162,8 @@ class GateConfig(_Section):
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
-    methods: tuple[GateMethod, ...] = (
-        "mean_difference",
-        "whitened_mean_difference",
-        "logistic_regression",
-    )
-    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    methods: tuple[GateMethod, ...] = get_args(GateMethod)
+    false_positive_rate: Annotated[float, Field(ge=0, lt=1)] = FALSE_POSITIVE_RATE
     strengths: tuple[Strength, ...] | None = None
 
     @field_validator("layers", "methods", "strengths", mode="before")
@@ -165,7 +184,7 @@ class CompareConfig(_Section):
     """
 
     layer: int | None = None
-    strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
+    strengths: tuple[Strength, ...] = STRENGTHS
     system_prompt: Text | None = None
     borderline: bool = True
     controls: ControlsConfig = ControlsConfig()
@@ -186,7 +205,7 @@ class GenerationConfig(_Section):
         batch_size: Rows decoded at a time; None chooses what fits in memory.
     """
 
-    max_tokens: Count = 150
+    max_tokens: Count = MAX_TOKENS
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     seed: Seed = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -202,8 +221,8 @@ class StatisticsConfig(_Section):
     """
 
     seed: Seed = 0
-    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = RESAMPLES
+    alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA
 
 
 class ExperimentConfig(_Section):
@@ -283,10 +302,26 @@ def parse_config(data: object, where: str) -> ExperimentConfig:
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where} must hold keys and values, such as 'name: my-experiment'")
+    return parse_section(ExperimentConfig, data, where)
+
+
+def parse_section(
+    section: type[_AnySection], data: Mapping[str, object], where: str
+) -> _AnySection:
+    """Validate a section by itself, such as what options say.
+
+    Args:
+        section: Such as `GateConfig`.
+        data: Its keys and values; the rest are defaults.
+        where: For messages.
+
+    Raises:
+        ConfigError: If it says something impossible.
+    """
     try:
-        return ExperimentConfig.model_validate(_plain(data))
+        return section.model_validate(_plain(data))
     except ValidationError as error:
-        found = problems(error, ExperimentConfig)
+        found = problems(error, section)
         raise ConfigError(f"{where}: {'; '.join(found[:10])}") from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error

@@ -10,6 +10,8 @@ from importlib import import_module
 
 import click
 
+from mlx_steer.cli.group import Group
+
 _COMMANDS = {
     "run": "experiments",
     "extract": "experiments",
@@ -19,6 +21,7 @@ _COMMANDS = {
     "generate": "talk",
     "chat": "talk",
     "vectors": "vectors",
+    "bake": "bake",
     "gate": "gate",
     "behaviors": "behaviors",
     "plan": "health",
@@ -26,7 +29,7 @@ _COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """A group whose commands are imported when they are called for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

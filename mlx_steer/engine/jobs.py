@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from mlx_steer.conditions import Condition
+from mlx_steer.config import MAX_TOKENS
 from mlx_steer.errors import GenerationError, VectorError
 from mlx_steer.model.load import Model
 from mlx_steer.words import FinishReason
@@ -28,7 +29,7 @@ class Sampling:
         seed: Of the sampling; each row draws its own numbers, whatever its neighbours.
     """
 
-    max_tokens: int = 150
+    max_tokens: int = MAX_TOKENS
     temperature: float = 0.0
     seed: int = 0
 

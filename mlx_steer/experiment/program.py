@@ -180,9 +180,7 @@ class Stages:
             self._gates[system_prompt] = fit_gate(
                 self.model,
                 self.behavior,
-                layers=None if config.layers == "all" else config.layers,
-                methods=config.methods,
-                false_positive_rate=config.false_positive_rate,
+                config,
                 system_prompt=system_prompt,
                 name="plain" if system_prompt is None else _short_hash(system_prompt),
             )

@@ -9,6 +9,7 @@ import pytest
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate, Intervention
+from mlx_steer.config import GateConfig
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steered import gate_score
@@ -48,7 +49,10 @@ def test_the_command_fits_the_gate_of_the_function_and_saves_it_beside_the_vecto
     assert result.code == 0, result.err
     data = load_behavior(str(shared / "behavior"))
     wanted = fit_gate(
-        load_model(str(shared / "model")), data, system_prompt=data.system_prompts["detailed"]
+        load_model(str(shared / "model")),
+        data,
+        GateConfig(),
+        system_prompt=data.system_prompts["detailed"],
     )
     saved = load_vectors(folder)
     assert saved.gate("plain").key() == wanted.gate.key()
@@ -76,7 +80,7 @@ def test_a_behavior_without_gate_prompts_and_a_name_that_is_none_are_refused_in_
     for name, extra, message in (
         (tmp_path / "ungated", [], "has 0 target and 0 other prompts of split gate"),
         (shared / "behavior", ["--name", "../x"], "cannot name a gate's file"),
-        (shared / "behavior", ["--false-positive-rate", 2], "from 0 to below 1"),
+        (shared / "behavior", ["--false-positive-rate", 2], "0<=x<1"),
         (shared / "behavior", ["--layers", "7"], "no layer 7"),
     ):
         options = ["--model", shared / "model", "--behavior", name, "--vectors", folder]
