@@ -229,8 +229,7 @@ def test_doctor_prints_a_table_or_json_and_exits_with_1_only_if_a_check_fails(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_folder("qwen3", tmp_path / "model")
-    monkeypatch.setenv("COLUMNS", "80")
-    table = run("doctor", "--speed", "--model", folder)
+    table = run("doctor", "--speed", "--model", folder, columns=80)
     assert table.code == 0
     facts, *checks = table.out.split("\n\n")
     assert "mlx_lm" in facts
