@@ -241,7 +241,9 @@ def test_doctor_prints_a_table_or_json_and_exits_with_1_only_if_a_check_fails(
     told = json.loads(asked.out)
     assert told["healthy"] is True
     assert [line["rows"] for line in told["speed"]] == [1, 32]
-    words = {word for check in told["checks"] for word in (check["detail"] + check["name"]).split()}
+    words = {
+        word for check in told["checks"] for word in f"{check['name']} {check['detail']}".split()
+    }
     assert words - set(table.out.split()) == set(), "words are broken"
     monkeypatch.setattr(Plan, "__call__", _adds_a_little)
     broken = run("doctor", "--json")
