@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.engine.decode import Batch, Row
-from mlx_steer.engine.jobs import PREFILL_TOKENS, SHORTEST_HEAD, Job
+from mlx_steer.engine.jobs import Job
+from mlx_steer.engine.limits import PREFILL_TOKENS, SHORTEST_HEAD
 from mlx_steer.engine.planned_cache import PlannedCache
 from mlx_steer.engine.prefill import (
     Ids,

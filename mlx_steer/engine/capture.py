@@ -13,15 +13,12 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_steer.engine.limits import TOKENS_AT_ONCE, tokens_per_pass
 from mlx_steer.engine.prefill import Ids, Prefill, common_head, join, make_room, take_rows
 from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 
-# Of prompts and responses together: bounds the caches that are held.
-TOKENS_AT_ONCE = 8192
-# Of one pass: enough to fill a GPU; two CPU cores are full with fewer, and small passes are more
-# even in length.
-TOKENS_PER_PASS = 2048 if mx.metal.is_available() else 512
+TOKENS_PER_PASS = tokens_per_pass(mx.metal.is_available())
 # What a pass costs beside its tokens, in tokens (measured on two CPU cores).
 _PASS_COST = 32
 

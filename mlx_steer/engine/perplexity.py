@@ -14,12 +14,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_steer.engine.limits import LOGITS_AT_ONCE
 from mlx_steer.engine.prefill import Prefill, Prefilled
 from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
-
-# Logits held at a time: rows x tokens x vocabulary.
-LOGITS_AT_ONCE = 50_000_000
 
 
 @dataclass(frozen=True)
