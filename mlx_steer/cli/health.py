@@ -33,7 +33,8 @@ def doctor(speed: bool | None, as_json: bool, **options: Any) -> None:
     Without --model, tiny random models are checked. Exit code 1 if a check fails.
     """
     from mlx_steer.checks.doctor import examine
-    from mlx_steer.model.load import Model, load_model
+    from mlx_steer.engine.guard import load_model
+    from mlx_steer.model.load import Model
 
     settings = model_settings(options)
 
@@ -57,7 +58,9 @@ for _option in doctor.params:
 
 @click.command(short_help="Say what a CONFIG will run, need and take.")
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--batch-size", type=click.IntRange(1, 4096), help="Instead of the config's.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Instead of the config's."
+)
 @click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")
 @_json_option
 def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:

@@ -14,16 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 
+from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.admit import Admission
-from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.batch import Batch
+from mlx_steer.engine.decode import Decoder
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Completion, Job, Sampling, check_jobs, take_waves, waves
-from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 
 
 def complete(
-    model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size: int = 64
+    model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size: int = BATCH_SIZE
 ) -> list[Completion]:
     """Run jobs and return their completions in the order of the jobs (see `completions`)."""
     done = {c.key: c for c in completions(model, jobs, sampling, batch_size)}
@@ -34,7 +36,7 @@ def completions(
     model: Model,
     jobs: Sequence[Job],
     sampling: Sampling,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     on_tokens: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Completion]:
     """Run jobs in one continuous batch and yield each completion when it is finished.
@@ -48,32 +50,41 @@ def completions(
 
     Raises:
         GenerationError: If a prompt is empty or too long for the model, or keys are not unique.
-        ModelError: If thinking and answer are to be steered apart and the model does not end its
-            thinking with one token.
+        ModelError: If a layer does not exist.
         VectorError: If a vector does not fit the model.
     """
     from mlx_lm.generate import wired_limit
 
     check_jobs(model, jobs, sampling, batch_size)
     waiting = waves(jobs, batch_size)
-    with steerable(model.network) as sites, wired_limit(model.network):
-        if any(site.plan is not None for site in sites):
+    with forward_of(model.network) as forward, wired_limit(model.network):
+        if any(site.plan is not None for site in forward.sites):
             raise GenerationError(
                 "jobs cannot run inside steered(...); give the steering as their conditions"
             )
-        admission = Admission(model, sites, jobs, sampling.max_tokens)
-        decoder = Decoder(model, sites, sampling)
+        admission = Admission(model, forward, sampling, jobs)
+        decoder = Decoder(model, forward)
         batch: Batch | None = None
         while waiting or batch is not None:
-            parts = [] if batch is None else [batch]
-            while wave := take_waves(waiting, batch_size - sum(map(len, parts))):
-                if batch is not None:
-                    batch.drop_finished()
-                parts.append(admission.admit(wave))
-            batch = Batch.joined(parts)
-            parts.clear()  # their caches live on in the joined batch
+            if batch is None:
+                batch = _with_more([], waiting, admission, batch_size)
+            elif waiting and len(waiting[0]) <= batch_size - len(batch):
+                if batch.flight is not None:  # rows join between steps
+                    on_tokens(len(batch))
+                    yield from decoder.land(batch)
+                batch.drop_finished()
+                batch = _with_more([batch] if len(batch) else [], waiting, admission, batch_size)
             on_tokens(len(batch))
             yield from decoder.step(batch)
             if not len(batch):
                 batch = None
                 mx.clear_cache()
+
+
+def _with_more(
+    parts: list[Batch], waiting: list[list[Job]], admission: Admission, batch_size: int
+) -> Batch:
+    """Batches and as many waiting jobs as there is room for, which are taken from the list."""
+    while wave := take_waves(waiting, batch_size - sum(map(len, parts))):
+        parts.append(admission.admit(wave))
+    return Batch.joined(parts)

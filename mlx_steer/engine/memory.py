@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.limits import (
     LOGITS_AT_ONCE,
     PREFILL_TOKENS,
@@ -20,14 +21,11 @@ from mlx_steer.engine.limits import (
 from mlx_steer.model.machine import has_metal, too_large, working_set
 from mlx_steer.model.size import ModelSize
 
-# A join or a growing cache is rewritten layer by layer, and some layers are under way at a time.
-_LAYERS_UNDER_WAY = 2
+# A join or a growing cache is rewritten layer by layer, and some layers are under way at a time,
+# the more since a step begins before the last one has ended.
+_LAYERS_UNDER_WAY = 3
 # What comes on top of the weights is known to within this part.
 UNCERTAINTY = 0.3
-# 64 rows decode some seven times as fast as one (two CPU cores). More double the memory, and what
-# an interruption loses; --batch-size asks for them.
-BATCH_CAP = 64
-
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -197,7 +195,7 @@ def choose_batch_size(
     work: Workload,
     *,
     limit: int | None = None,
-    cap: int = BATCH_CAP,
+    cap: int = BATCH_SIZE,
     metal: bool | None = None,
     name: str = "the model",
 ) -> int:
@@ -207,7 +205,7 @@ def choose_batch_size(
         size: The model's.
         work: What is generated.
         limit: Bytes that may be used; `working_set()` by default.
-        cap: The largest size to choose (see `BATCH_CAP`).
+        cap: The largest size to choose (see `config.BATCH_SIZE`).
         metal: See `estimate`.
         name: What the model is called in the error.
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_steer.config import ExperimentConfig
+from mlx_steer.config import BATCH_SIZE, ExperimentConfig
 from mlx_steer.engine.memory import (
-    BATCH_CAP,
     MemoryEstimate,
     Workload,
     choose_batch_size,
@@ -71,7 +70,7 @@ def choose_batch(
     wanted = None if asked is None else estimate(size, work, asked)
     if wanted is not None and wanted.fits(limit):
         return BatchChoice(wanted, limit)
-    cap, name = asked or BATCH_CAP, config.model.name
+    cap, name = asked or BATCH_SIZE, config.model.name
     rows = choose_batch_size(size, work, limit=limit, cap=cap, name=name)
     note = None
     if wanted is not None:

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.config import ExperimentConfig, ModelConfig
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
@@ -28,7 +29,7 @@ from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.work import Work
 from mlx_steer.judge import judge_response
 from mlx_steer.model.hub import locate
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
 from mlx_steer.run.directory import RunDirectory, json_line
 from mlx_steer.run.records import (

@@ -160,9 +160,7 @@ class RunResults:
             fit = fit_gate(
                 self._model,
                 self._work.behavior,
-                layers=None if config.layers == "all" else config.layers,
-                methods=config.methods,
-                false_positive_rate=config.false_positive_rate,
+                config,
                 system_prompt=system_prompt,
                 name="plain" if system_prompt is None else _short_hash(system_prompt),
             )

@@ -255,7 +255,7 @@ def row_of(done: Completion, job: Job, item: PromptItem) -> Row:
             f"under the condition {job.condition.name!r} the model's numbers overflow (prompt "
             f"{item.id}); take a smaller strength, or another dtype"
         )
-    return Row(
+    row = Row(
         key=done.key,
         prompt_id=item.id,
         condition=job.condition.name,
@@ -268,6 +268,8 @@ def row_of(done: Completion, job: Job, item: PromptItem) -> Row:
         finish_reason=done.finish_reason,
         margin=done.margin,
     )
+    # A field that is not given is not written: without thinking, rows are what they were.
+    return row.model_copy(update={"thinking": done.thinking}) if done.thinking else row
 
 
 def _effects(

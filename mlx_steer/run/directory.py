@@ -23,6 +23,7 @@ from typing import TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlx_steer.errors import RunError
+from mlx_steer.files import problems, sync_folder, write_all, write_beside
 from mlx_steer.run.records import check_format, record_json
 
 _Kind = TypeVar("_Kind")
@@ -80,18 +81,9 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file: a reader sees the old one or the new one, never a part."""
-        path, data = self.folder / name, text.encode()
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         with _clear_errors(self.folder), _uninterrupted():
             self._check_in_place()
-            try:
-                _write_all(part, data, os.O_TRUNC)
-                part.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    part.unlink()
-                raise
-            _sync_folder(self.folder)
+            write_beside(self.folder / name, text.encode())
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file: sorted keys, indented, the same value the same bytes."""
@@ -120,13 +112,13 @@ class RunDirectory:
             # Opened each time: a directory deleted meanwhile must be an error, not a lost write.
             before = _whole_length(path) if existed else 0
             try:
-                _write_all(path, lines, os.O_APPEND)
+                write_all(path, lines, os.O_APPEND)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.truncate(path, before)
                 raise
             if not existed:
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
 
     def read(self, name: str, kind: type[_Record]) -> list[_Record]:
         """The records of a JSON-lines file; a torn last line is cut off, here and on disk.
@@ -149,7 +141,7 @@ class RunDirectory:
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"
         with _clear_errors(self.folder), _uninterrupted():
             self._check_in_place()
-            _write_all(self.folder / "run.log", line.encode(), os.O_APPEND, sync=False)
+            write_all(self.folder / "run.log", line.encode(), os.O_APPEND, sync=False)
 
     def _check_in_place(self) -> None:
         if self._identity is not None and _identity(os.stat(self.folder)) != self._identity:
@@ -184,17 +176,10 @@ def parse_lines(data: bytes, path: Path, kind: type[_Kind]) -> list[_Kind]:
             records.append(adapter.validate_json(line))
         except ValidationError as error:
             raise RunError(
-                f"line {number} of {path} is damaged ({first_problem(error)}); remove that line "
-                "and run the same experiment again, which makes what is missing"
+                f"line {number} of {path} is damaged ({problems(error, kind)[0]}); remove that "
+                "line and run the same experiment again, which makes what is missing"
             ) from error
     return records
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong with a record, and where in it."""
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:80]
-    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 def json_line(record: Mapping[str, object]) -> str:
@@ -324,19 +309,6 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _write_all(path: Path, data: bytes, mode: int, sync: bool = True) -> None:
-    # Unbuffered: a buffer would write its rest on closing, after a failed write was taken back.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | mode, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        if sync:
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _whole_length(path: Path) -> int:
     """The length of the file's whole lines; a torn last line is cut off."""
     size = path.stat().st_size
@@ -348,14 +320,6 @@ def _whole_length(path: Path) -> int:
         whole = file.read().rfind(b"\n") + 1
     os.truncate(path, whole)
     return whole
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -17,7 +17,8 @@ from pydantic import BaseModel, ValidationError
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError, VectorError
-from mlx_steer.run.directory import MARKS, first_problem, parse_lines
+from mlx_steer.files import problems
+from mlx_steer.run.directory import MARKS, parse_lines
 from mlx_steer.run.records import (
     BehaviorRecord,
     Choice,
@@ -203,7 +204,7 @@ def _record(path: Path, kind: type[_Model]) -> _Model:
     try:
         return kind.model_validate_json(_read(path))
     except ValidationError as error:
-        raise RunError(f"{path} is damaged: {first_problem(error)}") from error
+        raise RunError(f"{path} is damaged: {problems(error, kind)[0]}") from error
 
 
 def _if_there(path: Path, kind: type[_Model]) -> _Model | None:

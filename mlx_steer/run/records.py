@@ -229,7 +229,8 @@ class Conditions(Record):
 class Row(Record):
     """A line of rows.jsonl: one prompt under one condition, and what was observed of it.
 
-    Of conditions that come to the same for a prompt, `condition` is the first.
+    Of conditions that come to the same for a prompt, `condition` is the first. `text` is the answer
+    alone, and is judged; what the model thought before it is in `thinking`.
     """
 
     key: str
@@ -243,6 +244,7 @@ class Row(Record):
     text: str
     finish_reason: FinishReason
     margin: FiniteFloat | None
+    thinking: str = ""
 
 
 class Score(Record):

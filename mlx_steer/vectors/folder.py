@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pydantic import ValidationError
 
 from mlx_steer.conditions import Gate
 from mlx_steer.errors import VectorError
+from mlx_steer.files import made_beside, problems
 from mlx_steer.vectors.metadata import (
     FORMAT_VERSION,
     METADATA_FILE,
@@ -26,9 +25,12 @@ from mlx_steer.vectors.metadata import (
     VectorMetadata,
     gate_file,
     layer_file,
-    problem,
 )
 from mlx_steer.vectors.vector import FloatArray, SteeringVector
+
+README_FILE = "README.md"
+MADE_WITH = "Made with mlx-steer"
+"""What every card ends with: a README.md without it is somebody's own, and is kept."""
 
 
 def npy_bytes(array: FloatArray) -> bytes:
@@ -105,7 +107,7 @@ def read_metadata(root: Path) -> VectorMetadata:
             f"{path} has format_version {version}: made by a newer mlx-steer; upgrade mlx-steer."
         )
     # these have a default for those who build metadata in code; a file must say them
-    problems = [
+    wrong = [
         f"key {key!r} is missing"
         for key in ("format_version", "layer_convention", "layers")
         if key not in raw
@@ -113,9 +115,9 @@ def read_metadata(root: Path) -> VectorMetadata:
     try:
         metadata = VectorMetadata.model_validate(raw)
     except ValidationError as error:
-        problems += [problem(one["type"], one["loc"], one["msg"]) for one in error.errors()]
-    if problems:
-        raise VectorError(f"{path}: {'; '.join(problems[:10])}.")
+        wrong += problems(error, VectorMetadata)
+    if wrong:
+        raise VectorError(f"{path}: {'; '.join(wrong[:10])}.")
     if not metadata.layers:
         raise VectorError(f"{path} lists no layers; extract again.")
     return metadata
@@ -172,8 +174,7 @@ def check_replaceable(target: Path) -> None:
     # Finder puts .DS_Store into every folder it shows
     present = {path.name: path for path in target.iterdir() if path.name != ".DS_Store"}
     for name, path in sorted(present.items()):
-        known = name == METADATA_FILE or re.fullmatch(r"(layer_\d+|gate_[\w-]+)\.npy", name)
-        if not known or not path.is_file():
+        if not _is_part(path):
             raise VectorError(
                 f"{target} holds {name!r}, which is not part of a vectors folder; choose another."
             )
@@ -181,6 +182,16 @@ def check_replaceable(target: Path) -> None:
         raise VectorError(
             f"{target} is not empty and has no {METADATA_FILE} of mlx-steer; choose another folder."
         )
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file is one of a vectors folder's own."""
+    if not path.is_file():
+        return False
+    if path.name == README_FILE:
+        return MADE_WITH.encode() in path.read_bytes()
+    known = rf"({re.escape(METADATA_FILE)}|card\.json|(layer_\d+|gate_[\w-]+)\.npy)"
+    return re.fullmatch(known, path.name) is not None
 
 
 def _looks_like_metadata(path: Path) -> bool:
@@ -205,34 +216,17 @@ def written_beside(path: Path) -> Iterator[Path]:
         VectorError: If there is something of that name already, or it cannot be written.
     """
     check_absent(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.rename(path)
+        with made_beside(path) as part:
+            yield part
     except OSError as error:
         raise VectorError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Writes the files beside the folder, then renames it into place."""
-    mark = f"{target.name}.{secrets.token_hex(4)}"
-    fresh, old = target.with_name(f".{mark}.new"), target.with_name(f".{mark}.old")
-    fresh.mkdir()
-    try:
+    with made_beside(target, replace=True) as fresh:
+        fresh.mkdir()
         for name, data in files.items():
             (fresh / name).write_bytes(data)
-        # No system call swaps two folders everywhere; a full folder cannot be renamed over.
-        if target.exists():
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

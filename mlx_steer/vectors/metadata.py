@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from mlx_steer.errors import VectorError
+from mlx_steer.files import one_line
 
 FORMAT_VERSION = 1
 
@@ -25,8 +27,8 @@ LAYER_CONVENTION = (
     "in Hugging Face transformers a forward hook on block i"
 )
 
-# No control characters: these words are printed on terminals.
-_Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+# These words are printed on terminals.
+PlainText = Annotated[str, StringConstraints(min_length=1), AfterValidator(one_line)]
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -42,17 +44,17 @@ class _Record(BaseModel):
 class ModelInfo(_Record):
     """The model the vectors were taken from; `fingerprint` identifies its weights."""
 
-    id: _Text
-    revision: _Text | None
-    model_type: _Text
+    id: PlainText
+    revision: PlainText | None
+    model_type: PlainText
     quantization: dict[str, JsonValue] | None
-    fingerprint: _Text
+    fingerprint: PlainText
 
 
 class DatasetInfo(_Record):
     """The contrast pairs the vectors were taken from; `sha256` is of their canonical JSON."""
 
-    name: _Text
+    name: PlainText
     sha256: _Sha256
     pairs: Annotated[int, Field(ge=1)]
 
@@ -63,7 +65,7 @@ class LayerInfo(_Record):
     `hidden_norm` is None where nobody knows it, as of most imported vectors.
     """
 
-    file: _Text
+    file: PlainText
     sha256: _Sha256
     norm: _Norm
     hidden_norm: _PositiveNorm | None
@@ -77,11 +79,11 @@ class GateInfo(_Record):
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    file: _Text
+    file: PlainText
     sha256: _Sha256
     layer: Annotated[int, Field(ge=0)]
     threshold: Annotated[float, Field(allow_inf_nan=False)]
-    method: _Text
+    method: PlainText
     auc: Annotated[float, Field(ge=0, le=1)]
     false_positive_rate: Annotated[float, Field(ge=0, le=1)]
     prompts: dict[str, int]
@@ -91,10 +93,10 @@ class GateInfo(_Record):
 class SourceInfo(_Record):
     """The file that vectors were imported from, and what is to be known of its format."""
 
-    format: _Text
-    file: _Text
+    format: PlainText
+    file: PlainText
     sha256: _Sha256
-    notes: list[_Text]
+    notes: list[PlainText]
 
 
 class VectorMetadata(_Record):
@@ -106,9 +108,9 @@ class VectorMetadata(_Record):
     and token position `unknown`.
     """
 
-    behavior: _Text
-    method: _Text
-    token_position: _Text
+    behavior: PlainText
+    method: PlainText
+    token_position: PlainText
     hidden_size: Annotated[int, Field(ge=1)]
     num_layers: Annotated[int, Field(ge=1)]
     model: ModelInfo
@@ -138,16 +140,6 @@ class VectorMetadata(_Record):
         if value != LAYER_CONVENTION:
             raise ValueError(f"{value[:60]!r} is another way; this reads only {LAYER_CONVENTION!r}")
         return value
-
-
-def problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
-    """One of pydantic's complaints about a record, in words."""
-    key = ".".join(str(part) for part in where)[:100]
-    if kind == "missing":
-        return f"key {key!r} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}"
-    return f"key {key!r}: {message.removeprefix('Value error, ')}"
 
 
 def combined(records: Sequence[VectorMetadata], method: str) -> VectorMetadata:

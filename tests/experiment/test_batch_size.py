@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.batch import Batch
+from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.errors import GenerationError, ModelError
 from mlx_steer.experiment.execute import run_experiment
@@ -16,7 +17,8 @@ from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.model.load import load_model
 from mlx_steer.model.size import weight_bytes_of
 from mlx_steer.run.directory import RunDirectory
-from tests.helpers.small_run import Told, behavior_folder, carry_out, config, left_behind
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import Told, carry_out, config, left_behind
 from tests.helpers.tiny import tiny_folder
 
 # As MLX words them, on Metal and in older versions.

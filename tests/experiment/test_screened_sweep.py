@@ -16,8 +16,9 @@ from mlx_steer.experiment.results import lean, screening_rank
 from mlx_steer.model.load import load_model
 from mlx_steer.run.records import Lean
 from mlx_steer.vectors import load_vectors
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import behavior_folder, carry_out, config
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
+from tests.helpers.small_run import carry_out, config
 from tests.helpers.tiny import tiny_folder
 
 OPENINGS = {
@@ -25,11 +26,6 @@ OPENINGS = {
     "absent": ["Sure, here", "Of course", "The"],
 }
 LAYERS, STRENGTHS = [1, 3, 4], [0.5, 1.0]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

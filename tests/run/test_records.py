@@ -25,7 +25,8 @@ from mlx_steer.run.records import (
 from mlx_steer.vectors import SteeringVectorSet
 from mlx_steer.vectors.vector import SteeringVector
 from mlx_steer.words import GateJoin
-from tests.helpers.small_run import behavior_folder, carry_out, config
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import carry_out, config
 from tests.helpers.tiny import random_vector, tiny_folder
 from tests.vectors.test_vectors import metadata
 
@@ -81,7 +82,7 @@ def test_a_run_of_format_1_is_reported_on(tmp_path: Path) -> None:
     run = load_run(folder)
     assert len(run.rows) == len((folder / "rows.jsonl").read_text().splitlines()) == 16
     metrics = compute_metrics(run)
-    assert metrics["rows"]["missing"] == 0 and metrics["gates"] and metrics["controls"]
+    assert metrics.rows.missing == 0 and metrics.gates and metrics.controls
     assert write_report(folder).markdown.read_text().startswith("# Caution")
 
 
