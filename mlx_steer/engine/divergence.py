@@ -21,7 +21,7 @@ from mlx_steer.engine.batch import Batch
 from mlx_steer.engine.forward import Call, Forward
 from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Job, Sampling, check_jobs
-from mlx_steer.engine.perplexity import LOGITS_AT_ONCE
+from mlx_steer.engine.limits import LOGITS_AT_ONCE
 from mlx_steer.model.load import Model
 
 _BASE, _AGAIN = Condition("base"), Condition("base again")
