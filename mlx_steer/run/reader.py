@@ -169,8 +169,8 @@ def _check_conditions(
         unknown = condition.rows.keys() - prompts.keys()
         if unknown:
             raise RunError(
-                f"{path} names the prompt {shown(min(unknown))}, which is not in prompts.jsonl; run the "
-                "experiment again to write both anew"
+                f"{path} names the prompt {shown(min(unknown))}, which is not in prompts.jsonl; "
+                "run the experiment again to write both anew"
             )
 
 
