@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from mlx_steer.behaviors import list_behaviors, load_behavior
-from mlx_steer.metrics import compute_metrics, load_run
+from mlx_steer.metrics import compute_metrics
 from mlx_steer.metrics.metrics_file import metrics_text
+from mlx_steer.run.reader import load_run
 from mlx_steer.vectors import load_vectors
 from mlx_steer.vectors.evidence import evidence_in
 from mlx_steer.vectors.model_card import model_card
