@@ -149,6 +149,11 @@ class SweepConfig(_Section):
     race: RaceConfig = RaceConfig()
     limits: Limits = Limits()
 
+    @property
+    def screens(self) -> bool:
+        """Whether cells are ranked before anything is generated."""
+        return self.strategy == "race" or self.screen is not None
+
     @field_validator("layers", "strengths", "system_prompts", mode="before")
     @classmethod
     def _distinct(cls, value: Any, info: ValidationInfo) -> Any:
@@ -286,11 +291,15 @@ class ExperimentConfig(_Section):
         thinking = model is not None and model.thinking
         if value == "thinking" and model is not None and not thinking:
             raise ValueError("acts on nothing unless the model thinks; set model.thinking: true")
-        screens = sweep is not None and (sweep.strategy == "race" or sweep.screen is not None)
-        if value == "answer" and thinking and screens:
+        if value == "answer" and thinking and sweep is not None and sweep.screens:
+            cure = (
+                "take sweep.strategy: grid"
+                if sweep.strategy == "race"
+                else ("leave sweep.screen out")
+            )
             raise ValueError(
-                "does not reach the first response token, which a screening reads, while the "
-                "model thinks; leave sweep.screen and sweep.strategy out"
+                "does not reach the first response token, which the screening reads, while the "
+                f"model thinks; {cure}"
             )
         return value
 
