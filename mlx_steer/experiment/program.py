@@ -7,7 +7,7 @@ without mlx.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,7 +24,7 @@ from mlx_steer.experiment.condition_sets import (
     resolve_system_prompt,
 )
 from mlx_steer.run.records import Choice, GatedChoice
-from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.vectors import SteeringVector
 from mlx_steer.words import PromptSet, Split
 
 
@@ -33,7 +33,7 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep, compare or controls.
+        name: screen, sweep or the rounds of a race, compare or controls.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
@@ -46,11 +46,24 @@ class Stage:
     decoded: bool = True
 
 
+class Vectors(Protocol):
+    """Steering vectors by layer."""
+
+    def __getitem__(self, layer: int, /) -> SteeringVector:
+        """The vector of a layer that has one."""
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers that have one."""
+
+    def __contains__(self, layer: object, /) -> bool:
+        """Whether a layer has one."""
+
+
 class Results(Protocol):
     """What is known once the stages so far have been carried out."""
 
     @property
-    def vectors(self) -> SteeringVectorSet:
+    def vectors(self) -> Vectors:
         """The steering vectors."""
 
     def layer(self, index: int) -> int:
@@ -64,6 +77,9 @@ class Results(Protocol):
 
     def kept(self, screened: Stage, keep: int) -> Collection[str]:
         """The names of the best `keep` cells of each kind in a stage that was only read."""
+
+    def ahead(self, decoded: Stage) -> Collection[str]:
+        """The names of the better half of each kind, by their rows on a stage's prompts."""
 
 
 @dataclass(frozen=True)
@@ -83,22 +99,50 @@ class Program:
     def search(self) -> Iterator[Stage]:
         """The stages on the select half, which the choice of a cell is made from.
 
-        The full grid, or those of its cells that a screening leaves. Another way to search is
-        another function of this kind: it yields stages and asks `results` what came of them.
+        The full grid, those of its cells that a screening leaves, or a race. Each way to search
+        yields stages and asks `results` what came of them.
 
         Raises:
             ConfigError: If there is nothing to steer, or a layer without a vector.
         """
+        if self.config.sweep.strategy == "race":
+            yield from self._race()
+            return
         conditions = self._grid()
         items = self.items("select", "target", "other")
         keep = self.config.sweep.screen
         if keep is not None:
-            cells = [c for c in conditions if c.interventions]
-            screened = Stage("screen", (BASE, *cells), items, decoded=False)
-            yield screened
-            kept = self.results.kept(screened, keep)
-            conditions = [c for c in conditions if not c.interventions or c.name in kept]
+            conditions = yield from self._screened(conditions, items, keep)
         yield Stage("sweep", tuple(conditions), items)
+
+    def _race(self) -> Iterator[Stage]:
+        """A screening, then rounds on more and more prompts, each with the better half of before.
+
+        Rows are reused: a round decodes its cells on the prompts that the rounds before had not.
+        """
+        race = self.config.sweep.race
+        every = [self.items("select", name) for name in ("target", "other")]
+        first = tuple(item for items in every for item in items[: race.screened_prompts])
+        conditions = yield from self._screened(self._grid(), first, race.cells)
+        for number in range(1, race.rounds + 1):
+            part = 2 ** (race.rounds - number)
+            # Every round has the prompts of those before, whose rows are there.
+            items = tuple(item for items in every for item in items[: -(-len(items) // part)])
+            stage = Stage(f"race {number}", tuple(conditions), items)
+            yield stage
+            if number < race.rounds:
+                ahead = self.results.ahead(stage)
+                conditions = [c for c in conditions if c.kind == "base" or c.name in ahead]
+
+    def _screened(
+        self, conditions: list[Condition], items: tuple[PromptItem, ...], keep: int
+    ) -> Generator[Stage, None, list[Condition]]:
+        """Without the cells that a screening finds to be beaten."""
+        cells = [c for c in conditions if c.interventions]
+        screened = Stage("screen", (BASE, *cells), items, decoded=False)
+        yield screened
+        kept = self.results.kept(screened, keep)
+        return [c for c in conditions if not c.interventions or c.name in kept]
 
     def compare(self, chosen: Choice | None) -> Iterator[Stage]:
         """The fair comparison and its controls, on the test half.
@@ -161,7 +205,7 @@ class Program:
         sweep, scope = self.config.sweep, self.config.scope
         vectors = [self.vector(i) for i in sweep.layers or self.results.vectors]
         prompts = [prompted(self.system_prompt(name)) for name in sweep.system_prompts]
-        name = self._vector_name
+        name = self.behavior.name
         cells = [c for v in vectors for c in at_strengths(v, sweep.strengths, name, scope=scope)]
         if not cells:
             raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
@@ -174,7 +218,7 @@ class Program:
 
     def _comparison(self, choice: Choice) -> list[Condition]:
         """Base, the prompt, steering at each strength, and both; then the same behind a gate."""
-        compare, scope, name = self.config.compare, self.config.scope, self._vector_name
+        compare, scope, name = self.config.compare, self.config.scope, self.behavior.name
         vector, strengths = self.vector(choice.layer), _with(compare.strengths, choice.strength)
         prompt = self.system_prompt(choice.system_prompt) if choice.system_prompt else None
         made = [BASE, *([prompted(prompt)] if prompt else [])]
@@ -200,10 +244,6 @@ class Program:
             self.config.statistics.seed,
             self.config.scope,
         )
-
-    @property
-    def _vector_name(self) -> str:
-        return self.results.vectors.metadata.behavior
 
 
 def _with(strengths: tuple[float, ...], chosen: float) -> list[float]:
