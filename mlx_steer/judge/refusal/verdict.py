@@ -15,7 +15,7 @@ from mlx_steer.judge.refusal.languages import (
 from mlx_steer.judge.refusal.requests import Request, read_request
 from mlx_steer.judge.refusal.rule import Evidence, Rule, Setting, Sign, in_context
 from mlx_steer.judge.refusal.soft import NO_ANSWER, SOFT_RULES
-from mlx_steer.judge.refusal.words import Weights, weigh_words
+from mlx_steer.judge.refusal.vocabulary import Weights, weigh_words
 from mlx_steer.judge.text import PlainText, read_plain
 
 THRESHOLD = 2.7
