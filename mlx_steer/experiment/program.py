@@ -7,7 +7,7 @@ without mlx.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,7 +33,7 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep, compare or controls.
+        name: screen, sweep or the rounds of a race, compare or controls.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
@@ -65,6 +65,9 @@ class Results(Protocol):
     def kept(self, screened: Stage, keep: int) -> Collection[str]:
         """The names of the best `keep` cells of each kind in a stage that was only read."""
 
+    def ahead(self, decoded: Stage) -> Collection[str]:
+        """The names of the better half of each kind, by their rows on a stage's prompts."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -83,22 +86,50 @@ class Program:
     def search(self) -> Iterator[Stage]:
         """The stages on the select half, which the choice of a cell is made from.
 
-        The full grid, or those of its cells that a screening leaves. Another way to search is
-        another function of this kind: it yields stages and asks `results` what came of them.
+        The full grid, those of its cells that a screening leaves, or a race. Each way to search
+        yields stages and asks `results` what came of them.
 
         Raises:
             ConfigError: If there is nothing to steer, or a layer without a vector.
         """
+        if self.config.sweep.strategy == "race":
+            yield from self._race()
+            return
         conditions = self._grid()
         items = self.items("select", "target", "other")
         keep = self.config.sweep.screen
         if keep is not None:
-            cells = [c for c in conditions if c.interventions]
-            screened = Stage("screen", (BASE, *cells), items, decoded=False)
-            yield screened
-            kept = self.results.kept(screened, keep)
-            conditions = [c for c in conditions if not c.interventions or c.name in kept]
+            conditions = yield from self._screened(conditions, items, keep)
         yield Stage("sweep", tuple(conditions), items)
+
+    def _race(self) -> Iterator[Stage]:
+        """A screening, then rounds on more and more prompts, each with the better half of before.
+
+        Rows are reused: a round decodes its cells on the prompts that the rounds before had not.
+        """
+        race = self.config.sweep.race
+        every = [self.items("select", name) for name in ("target", "other")]
+        first = tuple(item for items in every for item in items[: race.screened_prompts])
+        conditions = yield from self._screened(self._grid(), first, race.cells)
+        for number in range(1, race.rounds + 1):
+            part = 2 ** (race.rounds - number)
+            # Every round has the prompts of those before, whose rows are there.
+            items = tuple(item for items in every for item in items[: -(-len(items) // part)])
+            stage = Stage(f"race {number}", tuple(conditions), items)
+            yield stage
+            if number < race.rounds:
+                ahead = self.results.ahead(stage)
+                conditions = [c for c in conditions if c.kind == "base" or c.name in ahead]
+
+    def _screened(
+        self, conditions: list[Condition], items: tuple[PromptItem, ...], keep: int
+    ) -> Generator[Stage, None, list[Condition]]:
+        """Without the cells that a screening finds to be beaten."""
+        cells = [c for c in conditions if c.interventions]
+        screened = Stage("screen", (BASE, *cells), items, decoded=False)
+        yield screened
+        kept = self.results.kept(screened, keep)
+        return [c for c in conditions if not c.interventions or c.name in kept]
 
     def compare(self, chosen: Choice | None) -> Iterator[Stage]:
         """The fair comparison and its controls, on the test half.

@@ -21,7 +21,7 @@ from mlx_steer.experiment.rows import Rows, prompt_ids
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import GateFit, fit_gate
 from mlx_steer.extraction.pairs import pair_states
-from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, choose_system_prompt
+from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, choose_system_prompt, leaders
 from mlx_steer.metrics.verdicts import judged
 from mlx_steer.model.load import Model
 from mlx_steer.run.reader import load_run
@@ -227,6 +227,22 @@ class RunResults:
         found = Screening(base=base, limit=limit, cells=tuple(records))
         self._work.run.write_record("screening.json", found)
         return frozenset(record.condition for record in records if record.kept)
+
+    # --- the race ---
+
+    def ahead(self, decoded: Stage) -> frozenset[str]:
+        """The names of the better half of each kind, by their rows on a stage's prompts."""
+        limits, run = self._work.config.sweep.limits, load_run(self._work.run.folder)
+        scored, prompts = judged(run), {item.id for item in decoded.items}
+        cells: dict[str, list[Cell]] = {}
+        for condition in decoded.conditions:
+            # Not by rows of later rounds, which an earlier start may have left.
+            cell = cell_of(run, scored, condition.name, "select", prompts)
+            cells.setdefault(condition.kind, []).append(cell)
+        (base,) = cells.pop("base")
+        return frozenset(
+            cell.condition for own in cells.values() for cell in leaders(own, base, limits)
+        )
 
     # --- the choice ---
 

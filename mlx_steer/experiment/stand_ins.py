@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from mlx_steer.behaviors import Behavior
@@ -11,6 +14,7 @@ from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.model_facts import ModelFacts
 from mlx_steer.experiment.program import Stage
+from mlx_steer.metrics.choose import better_half
 from mlx_steer.run.records import Choice
 from mlx_steer.vectors import (
     DatasetInfo,
@@ -20,6 +24,7 @@ from mlx_steer.vectors import (
     VectorMetadata,
     load_vectors,
 )
+from mlx_steer.words import Kind
 
 # Of stand-ins for vectors that are not extracted yet; as many as keep random ones apart.
 _SIZE = 16
@@ -64,14 +69,14 @@ class StandIns:
         Which ones are the best is not known yet. The lowest layers take most, and so do gated cells
         that share no row with a steered one.
         """
-        kept: set[str] = set()
-        effects: set[str] = set()
-        for kind in dict.fromkeys(c.kind for c in screened.conditions if c.interventions):
-            cells = [c for c in screened.conditions if c.kind == kind]
-            cells.sort(key=lambda c: (effect_of(c) in effects, c.interventions[0].layer))
-            kept |= {c.name for c in cells[:keep]}
-            effects |= {effect_of(c) for c in cells[:keep]}
-        return frozenset(kept)
+        cells = [c for c in screened.conditions if c.interventions]
+        return _most_work(cells, lambda kind: keep)
+
+    def ahead(self, decoded: Stage) -> frozenset[str]:
+        """Of each kind the half that takes most."""
+        cells = [c for c in decoded.conditions if c.kind != "base"]
+        counts = Counter(c.kind for c in cells)
+        return _most_work(cells, lambda kind: better_half(counts[kind]))
 
     def choice(self) -> Choice:
         """What the search may choose that takes most.
@@ -129,6 +134,25 @@ class StandIns:
             seed=None,
         )
         return SteeringVectorSet([stand_in(layer) for layer in layers], metadata)
+
+
+def _most_work(cells: Sequence[Condition], keep: Callable[[Kind], int]) -> frozenset[str]:
+    """Names of so many cells of each kind, those that take most."""
+    kept: set[str] = set()
+    effects: set[str] = set()
+    for kind in dict.fromkeys(c.kind for c in cells):
+        own = [c for c in cells if c.kind == kind]
+        own.sort(
+            key=lambda c: (
+                effect_of(c) in effects,
+                min(i.layer for i in c.interventions)
+                if c.interventions
+                else -len(c.system_prompt or ""),
+            )
+        )
+        kept |= {c.name for c in own[: keep(kind)]}
+        effects |= {effect_of(c) for c in own[: keep(kind)]}
+    return frozenset(kept)
 
 
 def stand_in(layer: int, seed: int = 0) -> SteeringVector:

@@ -100,7 +100,7 @@ def bake(
         ModelError: If the family cannot be baked, or the folder cannot be written.
         VectorError: If the vectors are of another model.
     """
-    from mlx_lm.utils import load_model, save_config, save_model
+    from mlx_lm.utils import save_config, save_model
 
     if folder.exists() or folder.is_symlink():
         raise ModelError(f"{folder} exists already; remove it or choose another name")
@@ -109,11 +109,7 @@ def bake(
     check_fits(location.id, location.folder, quantize=quantize)
     if quantize is not None:
         location = quantized(location, quantize)
-    try:
-        network, config = load_model(location.folder, lazy=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{location.id} cannot be loaded: {reason}") from error
+    network, config = _loaded(location)
     hidden_size = network.model.norm.weight.shape[0]
     steering.vectors.check_fits(hidden_size, len(network.layers), location.id)
     write = _add if steering.operator == "add" else _ablate
@@ -144,6 +140,17 @@ def bake(
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {error.strerror or error}") from error
     return made
+
+
+def _loaded(location: Location) -> tuple[nn.Module, dict[str, Any]]:
+    from mlx_lm.utils import load_model
+
+    try:
+        network, config = load_model(location.folder, lazy=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{location.id} cannot be loaded: {reason}") from error
+    return network, config
 
 
 def _check_family(config: dict[str, Any], operator: BakeOperator) -> None:

@@ -50,6 +50,14 @@ class Fixed:
         self.asked.append((screened.name, keep))
         return self._kept
 
+    def ahead(self, decoded: Stage) -> set[str]:
+        """The first half of each kind."""
+        self.asked.append((decoded.name, len(decoded.items)))
+        own: dict[str, list[str]] = {}
+        for condition in decoded.conditions:
+            own.setdefault(condition.kind, []).append(condition.name)
+        return {name for names in own.values() for name in names[: (len(names) + 1) // 2]}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -101,6 +109,27 @@ def test_a_screening_reads_all_cells_and_what_it_keeps_is_decoded(folder: Path) 
     assert results.asked == [("screen", 1)]
     names = [c.name for c in second.conditions]
     assert names == ["base", "prompt detailed", "prompt calibrated", "layer 4, strength 0.5"]
+
+
+def test_a_race_decodes_the_better_half_on_twice_the_prompts_round_by_round(
+    folder: Path, tmp_path: Path
+) -> None:
+    kept = [f"layer {layer}, strength {s:g}" for layer in (2, 4) for s in (0.5, 1.0)]
+    results = Fixed(*kept)
+    large = behavior_folder(tmp_path / "large", prompts=8)
+    race = {"strategy": "race", "race": {"cells": 4, "rounds": 3, "screened_prompts": 3}}
+    screen, *rounds = program(large, results, sweep=race).search()
+    assert (screen.name, screen.decoded, len(screen.items)) == ("screen", False, 6)
+    assert [stage.name for stage in rounds] == ["race 1", "race 2", "race 3"]
+    # A quarter, half and all of 8 prompts of each set; rounds begin with the same ones.
+    assert [len(stage.items) for stage in rounds] == [4, 8, 16]
+    first, second, last = rounds
+    assert {item.id for item in first.items} < {item.id for item in second.items}
+    prompts = ["prompt detailed", "prompt calibrated"]
+    assert [c.name for c in first.conditions] == ["base", *prompts, *kept]
+    assert [c.name for c in second.conditions] == ["base", prompts[0], *kept[:2]]
+    assert [c.name for c in last.conditions] == ["base", prompts[0], kept[0]]
+    assert results.asked == [("screen", 4), ("race 1", 4), ("race 2", 8)]
 
 
 def test_the_comparison_has_the_prompt_the_vector_and_both_and_then_the_same_gated(
