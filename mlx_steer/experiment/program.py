@@ -24,7 +24,7 @@ from mlx_steer.experiment.condition_sets import (
     resolve_system_prompt,
 )
 from mlx_steer.run.records import Choice, GatedChoice
-from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.vectors import SteeringVector
 from mlx_steer.words import PromptSet, Split
 
 
@@ -46,11 +46,24 @@ class Stage:
     decoded: bool = True
 
 
+class Vectors(Protocol):
+    """Steering vectors by layer."""
+
+    def __getitem__(self, layer: int, /) -> SteeringVector:
+        """The vector of a layer that has one."""
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers that have one."""
+
+    def __contains__(self, layer: object, /) -> bool:
+        """Whether a layer has one."""
+
+
 class Results(Protocol):
     """What is known once the stages so far have been carried out."""
 
     @property
-    def vectors(self) -> SteeringVectorSet:
+    def vectors(self) -> Vectors:
         """The steering vectors."""
 
     def layer(self, index: int) -> int:
@@ -192,7 +205,7 @@ class Program:
         sweep, scope = self.config.sweep, self.config.scope
         vectors = [self.vector(i) for i in sweep.layers or self.results.vectors]
         prompts = [prompted(self.system_prompt(name)) for name in sweep.system_prompts]
-        name = self._vector_name
+        name = self.behavior.name
         cells = [c for v in vectors for c in at_strengths(v, sweep.strengths, name, scope=scope)]
         if not cells:
             raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
@@ -205,7 +218,7 @@ class Program:
 
     def _comparison(self, choice: Choice) -> list[Condition]:
         """Base, the prompt, steering at each strength, and both; then the same behind a gate."""
-        compare, scope, name = self.config.compare, self.config.scope, self._vector_name
+        compare, scope, name = self.config.compare, self.config.scope, self.behavior.name
         vector, strengths = self.vector(choice.layer), _with(compare.strengths, choice.strength)
         prompt = self.system_prompt(choice.system_prompt) if choice.system_prompt else None
         made = [BASE, *([prompted(prompt)] if prompt else [])]
@@ -231,10 +244,6 @@ class Program:
             self.config.statistics.seed,
             self.config.scope,
         )
-
-    @property
-    def _vector_name(self) -> str:
-        return self.results.vectors.metadata.behavior
 
 
 def _with(strengths: tuple[float, ...], chosen: float) -> list[float]:
