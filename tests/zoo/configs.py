@@ -186,11 +186,11 @@ BAILING: Config = {"layer_group_size": 2, "group_norm_size": 2, "num_key_value_h
 
 _AS_COMMON = """
     Klear bailing_moe bailing_moe_v3 cohere cohere2 deepseek deepseek_v3 deepseek_v41 dots1
-    ernie4_5 falcon_h1 gemma gemma2 glm glm4 glm4_moe_lite gpt_oss granite granitemoe helium
-    hunyuan_v1_dense internlm2 internlm3 iquestloopcoder laguna llama mimo mixtral muse_glimmer
-    nanbeige nanochat olmo2 olmo3 olmoe phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss
-    smollm3 stablelm starcoder2 talkie telechat3 youtu_llm
-""".split()
+    ernie4_5 exaone falcon_h1 gemma gemma2 glm glm4 glm4_moe_lite gpt_oss granite granitemoe
+    helium hunyuan_v1_dense internlm2 internlm3 iquestloopcoder laguna llama mimo mixtral
+    muse_glimmer nanbeige nanochat olmo2 olmo3 olmoe phi phi3 phimoe qwen2 qwen2_moe qwen3
+    qwen3_moe seed_oss smollm3 stablelm starcoder2 talkie telechat3 youtu_llm
+"""
 
 _CHANGES: dict[str, Config] = {
     "afm7": {
@@ -357,7 +357,8 @@ _CHANGES: dict[str, Config] = {
         "mamba_d_state": 16,
         "mamba_num_heads": 4,
     },
-    "plamo3": {"window_size": 8, "interleaved_sliding_window": [8, None, 8, None]},
+    # Right up to its window, beyond which prompts are refused.
+    "plamo3": {"window_size": 128, "sliding_window": 128, "sliding_window_pattern": 2},
     "qwen": {"kv_channels": 16, "intermediate_size": 192},
     "qwen2_vl": text("qwen2"),
     "qwen3_5": text("qwen3_5", **DELTA),
@@ -389,7 +390,7 @@ _CHANGES: dict[str, Config] = {
     },
 }
 
-TYPES = sorted([*_AS_COMMON, "exaone", *_CHANGES], key=str.lower)
+TYPES = sorted([*_AS_COMMON.split(), *_CHANGES], key=str.lower)
 
 
 def config_of(model_type: str) -> Config:

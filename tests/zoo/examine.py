@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from typing import Any
@@ -54,13 +54,17 @@ class Examined:
     wrong: dict[str, str] = field(default_factory=dict)
 
     @property
-    def outcome(self) -> str:
-        """In a word: right, even, single (slower ways, right), refused or wrong."""
+    def verdict(self) -> str:
+        """For the page of families."""
         if self.refused:
             return "refused"
         if self.wrong:
-            return "wrong"
-        return {"padded": "right"}.get(self.traits["together"], str(self.traits["together"]))
+            return "wrong: " + ", ".join(self.wrong)
+        if self.traits["together"] == "single":
+            return "right, one row at a time"
+        if self.traits["together"] == "even":
+            return "right, prompts of one length at a time"
+        return "right" if self.traits["replays"] else "right, each prompt run whole when steered"
 
 
 def network_of(model_type: str) -> nn.Module:
@@ -184,7 +188,7 @@ class Case:
         expected, margin = self.plain.greedy(ids, acts, TOKENS, ())
         assert made == expected or margin < 1e-4, f"generated {made}, not {expected}"
         base = self.plain.call(ids, ())
-        assert np.abs(found - base).max() > 1e-2, "steering does nothing"
+        assert not np.allclose(found, base, atol=1e-2), "steering does nothing"
         _near(np.array(network(mx.array([ids])))[0], base, "a call afterwards")
 
     def rows_of_a_batch(self) -> None:
@@ -197,8 +201,7 @@ class Case:
             if (i + k) % 2
         ]
         expected = {
-            j.key: self.plain.greedy(j.ids, j.condition.interventions, TOKENS, stops)
-            for j in jobs
+            j.key: self.plain.greedy(j.ids, j.condition.interventions, TOKENS, stops) for j in jobs
         }
         for size in (5, 64):
             for done in complete(self.model, jobs, SAMPLING, size):
@@ -253,9 +256,7 @@ class Case:
         """Log-odds of tokens at the first response position."""
         wanted = [11, 40, 77]
         chosen = [c for c in self.conditions() if c.name in ("base", "low", "high", "prompt")]
-        jobs = [
-            Job(f"{c.name} {i}", ids, c) for c in chosen for i, ids in enumerate(self.prompts)
-        ]
+        jobs = [Job(f"{c.name} {i}", ids, c) for c in chosen for i, ids in enumerate(self.prompts)]
         found = screen(self.model, jobs, wanted)
         for job in jobs:
             logits = self.plain.read(job.ids, [], job.condition.interventions).logits[0]
@@ -285,11 +286,8 @@ def _log_sum(values: np.ndarray) -> float:
 
 def _near(found: np.ndarray, expected: np.ndarray, what: str) -> None:
     assert found.shape == expected.shape, f"{what}: shape {found.shape}, not {expected.shape}"
-    scale = max(float(np.abs(expected).max()), 1e-6)
-    error = float(np.abs(found - expected).max()) / scale
+    known = np.isfinite(expected)  # phi3small gives tokens it must not choose minus infinity
+    assert np.array_equal(known, np.isfinite(found)), f"{what}: not finite"
+    scale = max(float(np.abs(expected[known]).max()), 1e-6)
+    error = float(np.abs(found[known] - expected[known]).max()) / scale
     assert error < 2e-3, f"{what}: off by {error:.2g} of the largest"
-
-
-def examine_all(types: Sequence[str]) -> list[Examined]:
-    """Several types, in order."""
-    return [examine(name) for name in types]
