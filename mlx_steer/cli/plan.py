@@ -92,6 +92,7 @@ def _print_memory(found: ExperimentPlan) -> None:
     from rich.table import Table
 
     from mlx_steer.cli.output import console
+    from mlx_steer.model.machine import MACS
 
     if found.memory is None:
         return
@@ -120,6 +121,9 @@ def _print_memory(found: ExperimentPlan) -> None:
     out.print(table)
     parts = {"extraction": found.memory.extraction, "scoring": found.memory.scoring}
     out.print("; ".join(f"{name} peaks at {size / 1e9:.2f} GB" for name, size in parts.items()))
+    macs = {memory: found.memory.rows_on_mac(memory) for memory in MACS}
+    held = (f"{memory} GB: {rows or 'none'}" for memory, rows in macs.items())
+    out.print(f"Rows that Macs hold, by their memory: {'; '.join(held)}")
 
 
 def duration(seconds: float) -> str:

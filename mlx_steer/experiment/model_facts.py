@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlx_steer.config import ModelConfig
 from mlx_steer.errors import ConfigError
 from mlx_steer.model.families import APART, NOTES
+from mlx_steer.model.published import PublishedModel, published_model
 from mlx_steer.model.shape import Shape, layer_of
 from mlx_steer.model.size import ModelSize, read_config, stream_bytes_of, weight_bytes_of
 
@@ -29,7 +30,7 @@ class ModelFacts:
 
     Attributes:
         name: As in the config.
-        size: None if not even its config.json is on this machine.
+        size: None if its config.json is not on this machine and nothing is known of it.
         downloaded: Whether it can be loaded without a download.
         chat: Its tokenizer and template, or None.
         notes: What a person should know.
@@ -84,6 +85,9 @@ def find_model(settings: ModelConfig) -> ModelFacts:
     """
     folder, dtype, missing = _folder(settings)
     if folder is None:
+        published = published_model(settings.name)
+        if published is not None:
+            return _as_published(settings, published)
         return ModelFacts(settings.name, notes=(missing, *_said_by_name(settings), _GUESSED))
     config = read_config(folder)
     stored = bool(config.get("quantization") or config.get("quantization_config"))
@@ -114,6 +118,19 @@ def find_model(settings: ModelConfig) -> ModelFacts:
         chat=chat,
         notes=tuple(notes),
     )
+
+
+def _as_published(settings: ModelConfig, model: PublishedModel) -> ModelFacts:
+    wide = settings.dtype == "float32"
+    quantize = None if settings.dequantize else settings.quantize
+    size = ModelSize(
+        Shape.of(model.config),
+        model.weights(quantize, wide),
+        dtype_bytes=4 if wide else 2,
+        quantized=model.quantized or quantize is not None,
+    )
+    note = f"{settings.name} is not downloaded; its sizes are those it is published with."
+    return ModelFacts(settings.name, size, notes=(note, _GUESSED))
 
 
 def _folder(settings: ModelConfig) -> tuple[Path | None, str | None, str]:

@@ -20,14 +20,14 @@ from mlx_steer.engine.memory import (
     extraction_bytes,
     scoring_bytes,
 )
-from mlx_steer.errors import ConfigError
+from mlx_steer.errors import ConfigError, ModelError
 from mlx_steer.experiment.batch_size import BatchChoice, choose_batch, workload
 from mlx_steer.experiment.counts import Counts, StageCount
 from mlx_steer.experiment.duration import Rates, assumed_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.stand_ins import StandIns
-from mlx_steer.model.machine import working_set
+from mlx_steer.model.machine import working_set, working_set_of_mac
 from mlx_steer.model.shape import Shape
 from mlx_steer.model.size import ModelSize
 from mlx_steer.stats import detectable_difference
@@ -80,6 +80,13 @@ class MemoryPlan:
     sizes: tuple[MemoryEstimate, ...]
     extraction: int
     scoring: int
+
+    def rows_on_mac(self, memory: int) -> int:
+        """The most rows decoded at a time on a Mac with so many GB, of `sizes`; 0 if none fits."""
+        limit = working_set_of_mac(memory)
+        if max(self.extraction, self.scoring) > limit:
+            return 0
+        return max((line.rows for line in self.sizes if line.fits(limit)), default=0)
 
 
 @dataclass(frozen=True)
@@ -140,18 +147,25 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         )
     found = _counted(config, behavior, facts)
     compared = next(stage for stage in found.stages if stage.name == "compare")
-    comparisons = sum(c.kind != "base" for c in compared.conditions)
+    tested_against_base = [s for s in found.stages if s.name in ("compare", "both")]
+    comparisons = sum(c.kind != "base" for s in tested_against_base for c in s.conditions)
     tested = Counter(item.set for item in compared.items)
     batch_size, memory, rates = config.generation.batch_size, None, None
     notes = [*facts.notes]
     if facts.size is not None:
         work = workload(config, found.counts)
         memory = _memory(config, facts.size, work, found)
-        choice = choose_batch(config, facts.size, work, memory.working_set)
-        batch_size = choice.rows
-        rates = _rates(config, facts.size, found.counts, batch_size, measure)
-        notes += [choice.note] if choice.note else []
-        notes += _warnings(memory)
+        try:
+            choice = choose_batch(config, facts.size, work, memory.working_set)
+        except ModelError as error:
+            if facts.downloaded:
+                raise
+            notes.append(f"Not for this machine: {error}.")  # but perhaps for another
+        else:
+            batch_size = choice.rows
+            rates = _rates(config, facts.size, found.counts, batch_size, measure)
+            notes += [choice.note] if choice.note else []
+            notes += _warnings(memory)
     return ExperimentPlan(
         name=config.name,
         model=config.model.name,

@@ -18,6 +18,8 @@ from mlx_steer.experiment import model_facts as facts
 from mlx_steer.experiment.plan import batch_for, plan_experiment
 from mlx_steer.experiment.stand_ins import stand_in
 from mlx_steer.model.load import load_model
+from mlx_steer.model.machine import MACS
+from mlx_steer.model.published import published_model
 from mlx_steer.model.shape import Shape
 from mlx_steer.model.size import ModelSize, weight_bytes_of
 from mlx_steer.stats import detectable_difference
@@ -168,10 +170,40 @@ def test_every_shipped_experiment_can_be_planned_without_its_model(path: Path) -
         pytest.skip("the built-in model is not installed")
     found = plan_experiment(config)
     assert all(s.rows > 0 for s in found.stages)
+    assert found.memory is not None
+    held = [found.memory.rows_on_mac(memory) for memory in MACS]
+    assert held == sorted(held) and held[-1] > 0, "a Mac with 64 GB holds them all"
     if not found.downloaded:
-        assert (found.memory, found.rates, found.batch_size) == (None, None, None)
-        assert any("unknown until" in note for note in found.notes)
+        assert any("sizes are those it is published with" in note for note in found.notes)
         assert any("guess" in note for note in found.notes)
+        known = published_model(config.model.name)
+        assert known is not None
+        assert found.memory.sizes[0].weights == known.weights(config.model.quantize)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_a_model_that_only_other_machines_hold_can_be_planned_before_its_download(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = load_config(CONFIGS[0].with_name("mixtral_8x7b_refusal.yaml"))
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: 8 * 10**9)
+    found = plan_experiment(config)
+    assert (found.rates, found.seconds) == (None, {})
+    assert any(note.startswith("Not for this machine: ") for note in found.notes)
+    assert found.memory is not None
+    assert found.memory.rows_on_mac(24) == 0 < found.memory.rows_on_mac(48)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_layers_of_a_published_model_are_checked_before_its_download() -> None:
+    def plan(layers: list[int]) -> object:
+        model = {"name": "Qwen/Qwen3-8B", "quantize": 4}
+        config = {"name": "x", "model": model, "extract": {"layers": layers}}
+        return plan_experiment(parse_config(config, "x"))
+
+    assert plan([-1])
+    with pytest.raises(ModelError, match="layers 0 to 35, and no layer 36"):
+        plan([36])
 
 
 @pytest.mark.usefixtures("nothing_cached")
