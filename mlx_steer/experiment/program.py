@@ -33,7 +33,7 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep or the rounds of a race, compare or controls.
+        name: screen, sweep or the rounds of a race, compare, both or controls.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
@@ -155,12 +155,22 @@ class Program:
                 there is no strength to steer at.
         """
         choice = self.compared(chosen)
+        full = self.config.compare.extent == "full"
         conditions = self._comparison(choice)
         more: tuple[PromptSet, ...] = ("borderline",) if self.config.compare.borderline else ()
-        yield Stage("compare", tuple(conditions), self.items("test", "target", "other", *more))
+        items = self.items("test", "target", "other", *more)
+        if full:
+            yield Stage("compare", tuple(conditions), items)
+        else:
+            alone = [c for c in conditions if not (c.system_prompt and c.interventions)]
+            both = [c for c in conditions if c.kind == "prompt+steering"]
+            yield Stage("compare", tuple(alone), items)
+            if both:
+                yield Stage("both", tuple(both), self.items("test", "target", "other"))
         made = self._controls(choice)
         if made:
-            yield Stage("controls", tuple(made), self.items("test", "target", "other"))
+            against: tuple[PromptSet, ...] = ("target", "other") if full else ("target",)
+            yield Stage("controls", tuple(made), self.items("test", *against))
 
     def compared(self, chosen: Choice | None) -> Choice:
         """What is compared: the config's own layer and system prompt, or else those chosen.
@@ -219,7 +229,9 @@ class Program:
     def _comparison(self, choice: Choice) -> list[Condition]:
         """Base, the prompt, steering at each strength, and both; then the same behind a gate."""
         compare, scope, name = self.config.compare, self.config.scope, self.behavior.name
-        vector, strengths = self.vector(choice.layer), _with(compare.strengths, choice.strength)
+        full = compare.extent == "full"
+        more = compare.strengths if full else ()
+        vector, strengths = self.vector(choice.layer), _with(more, choice.strength)
         prompt = self.system_prompt(choice.system_prompt) if choice.system_prompt else None
         made = [BASE, *([prompted(prompt)] if prompt else [])]
         under = (None, prompt) if prompt else (None,)
@@ -228,8 +240,10 @@ class Program:
         if self.config.gate is not None:
             cell = choice.gated or GatedChoice(layer=choice.layer, strength=choice.strength)
             vector = self.vector(cell.layer)
-            strengths = _with(self.config.gate.strengths or compare.strengths, cell.strength)
-            for one in under:
+            more = (self.config.gate.strengths or compare.strengths) if full else ()
+            strengths = _with(more, cell.strength)
+            # Under a system prompt a gate of its own has to be fitted.
+            for one in under if full else (None,):
                 gate = self.results.gate(one.text if one else None)
                 made += at_strengths(vector, strengths, name, one, gate, scope)
         return made
