@@ -95,3 +95,15 @@ def test_a_module_imports_no_package_it_lies_in_and_nothing_private(path):
         assert not upwards, f"{module} imports the package it lies in: {source} {names}"
         private = [name for name in things if name.startswith("_") and not name.startswith("__")]
         assert not private, f"{module} imports {private} of {source}"
+
+
+def test_the_list_of_commands_loads_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['mlx-steer', '--help']; from mlx_steer.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = ('mlx', 'numpy', 'pydantic', 'rich', 'yaml')\n"
+        "sys.exit(', '.join(name for name in heavy if name in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING
-
-from mlx_steer.files import CONTROL, TURNING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-_NOT_SHOWN = re.compile(rf"[{CONTROL}{TURNING}]")
 
 
 def console() -> Console:
@@ -22,4 +19,12 @@ def console() -> Console:
 
 def safe(text: str) -> str:
     """A model's text with control characters made visible, so that it cannot move the cursor."""
-    return _NOT_SHOWN.sub(lambda m: f"\\x{ord(m.group()):02x}", text)
+    return _not_shown().sub(lambda m: f"\\x{ord(m.group()):02x}", text)
+
+
+@cache
+def _not_shown() -> re.Pattern[str]:
+    # Not imported with this module: it brings YAML and pydantic, which --help does without.
+    from mlx_steer.files import CONTROL, TURNING
+
+    return re.compile(rf"[{CONTROL}{TURNING}]")

@@ -1,7 +1,4 @@
-"""No behavior's files give anything but a behavior or a DataError; spoils good ones.
-
-Files of anything are in test_datasets.py.
-"""
+"""No files of a behavior give anything but a behavior or a DataError."""
 
 import json
 import shutil
@@ -15,12 +12,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_steer.behaviors import load_behavior
+from mlx_steer.behaviors import load_behavior, load_pairs, load_prompts
 from mlx_steer.behaviors.start import write_new_behavior
 from mlx_steer.checks.lint import lint_behavior
 from mlx_steer.errors import DataError
 from tests.helpers import fuzz
-from tests.helpers.behaviors import behavior_folder
+from tests.helpers.behaviors import FORMATS, behavior_folder, write
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 
@@ -90,3 +87,52 @@ def test_no_spoiled_behavior_file_gives_anything_but_a_behavior_or_an_error(
         read("behavior.yaml", data)
 
     check()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=6,
+)
+FIELDS = st.sampled_from(["id", "prompt", "set", "split", "positive", "negative", "tools", "x"])
+
+
+@settings(max_examples=120, deadline=None)
+@given(entries=st.lists(VALUES | st.dictionaries(FIELDS, VALUES), max_size=4))
+def test_no_entries_give_anything_but_a_data_error(entries):
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in (".jsonl", ".json", ".yaml"):
+            dump = FORMATS[suffix]
+            path = write(Path(folder) / f"p{suffix}", dump_or_json(dump, entries))
+            read_or_fail(path)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    data=st.binary(max_size=60)
+    | st.text(alphabet="{}[]\"':,-&*!|>?%@ \n\tabtrue012.\\#", max_size=60).map(str.encode)
+)
+def test_no_bytes_give_anything_but_a_data_error(data):
+    with tempfile.TemporaryDirectory() as parent:
+        for suffix in (".jsonl", ".json", ".yaml"):
+            read_or_fail(write(Path(parent) / f"p{suffix}", data))
+        folder = behavior_folder(Path(parent) / "x")
+        write(folder / "behavior.yaml", data)
+        with pytest.raises(DataError):
+            load_behavior(folder)
+        shutil.rmtree(folder)
+
+
+def dump_or_json(dump: Callable[[Any], str], entries: Any) -> str:
+    try:
+        return dump(entries)
+    except (ValueError, TypeError, yaml.YAMLError):  # yaml_list takes objects only
+        return json.dumps(entries)
+
+
+def read_or_fail(path: Path) -> None:
+    for load in (load_pairs, load_prompts):
+        try:
+            assert load(path)
+        except DataError as error:
+            assert str(path) in str(error)

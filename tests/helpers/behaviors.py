@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,4 +93,29 @@ def behavior_folder(path: Path, *, prompts: int = 3, gate: bool = False, **chang
 
 def write_lines(path: Path, records: list[dict[str, Any]]) -> None:
     """JSON lines."""
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write(path, jsonl(*records))
+
+
+def jsonl(*entries: Mapping[str, Any]) -> str:
+    """JSON lines as text."""
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Write a file, and give its path back."""
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def yaml_list(entries: list[Mapping[str, Any]]) -> str:
+    """Entries as a YAML list."""
+    return yaml.safe_dump([dict(entry) for entry in entries])
+
+
+FORMATS: dict[str, Callable[[list[Mapping[str, Any]]], str]] = {
+    ".jsonl": lambda entries: jsonl(*entries),
+    ".json": json.dumps,
+    ".yaml": yaml_list,
+    ".yml": yaml_list,
+    ".JSON": json.dumps,
+}
