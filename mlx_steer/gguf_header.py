@@ -16,7 +16,7 @@ from mlx_steer.errors import GgufError
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-# MLX's reader keeps no more, and does not check.
+# As many as ggml has.
 _MOST_DIMENSIONS = 4
 # Far beyond any model's, and read in a second.
 _MOST_ENTRIES = 100_000
@@ -140,7 +140,7 @@ def read_header(path: Path) -> Header:
             types: dict[str, int] = {}
             for _ in range(pair_count):
                 key, kind = reader.text(), reader.scalar("I")
-                # MLX takes an alignment of another type for the default one.
+                # Readers take an alignment of another type for the default one, or for damage.
                 if key in metadata or (key == "general.alignment" and kind != 4):
                     raise KeyError(key)
                 metadata[key], types[key] = reader.value(kind), kind
@@ -148,7 +148,7 @@ def read_header(path: Path) -> Header:
             for _ in range(tensor_count):
                 name = reader.text()
                 if name in tensors:
-                    raise KeyError(name)  # MLX would read the first, unchecked
+                    raise KeyError(name)  # which of the two is meant?
                 # GGUF gives the fastest-moving dimension first; here as everywhere else it is last.
                 dimensions = reader.scalar("I")
                 if dimensions > _MOST_DIMENSIONS:

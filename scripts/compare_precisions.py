@@ -105,7 +105,7 @@ def main(name: str, behavior: str, layers: str | None, precisions: str, as_json:
     report = {
         "model": name,
         "behavior": behavior,
-        "pairs": reference.metadata.dataset.pairs,
+        "pairs": reference.metadata.dataset and reference.metadata.dataset.pairs,
         "group_size": GROUP_SIZE,
         "mlx_steer": mlx_steer.__version__,
         "seconds": {"float32": round(seconds, 1)} | {c.precision: c.seconds for c in comparisons},

@@ -14,7 +14,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-import mlx_steer
+from mlx_steer.blas import openblas_status
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.capture import response_states
 from mlx_steer.engine.complete import complete
@@ -70,7 +70,7 @@ class Check:
 
 def machine_checks() -> Iterator[Check]:
     """What does not depend on a model."""
-    blas = mlx_steer.blas_status
+    blas = openblas_status()
     yield Check("BLAS", "machine", "pass" if blas.ok else "warn", detail=blas.detail)
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 256, 256)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""vectors show, compare, cosine, combine, push, pull."""
+"""vectors show, compare, cosine, combine, export, import, check, push, pull."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_steer.cli.options import NUMBERS
+from mlx_steer.cli.options import FACTOR, LAYERS, NUMBERS
 
 if TYPE_CHECKING:
     from mlx_steer.vectors import SteeringVectorSet
+    from mlx_steer.vectors.exchange.formats import ExportFormat, ImportFormat
 
 _POSITIONS = {"last": "last response token", "mean": "mean over the response tokens"}
 
@@ -141,6 +142,129 @@ def combine(
     click.echo(str(out))
 
 
+@vectors.command(short_help="Write a FOLDER in another tool's format.")
+@click.argument("folder", type=click.Path())
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["gguf", "safetensors", "pt"]),
+    required=True,
+    help="gguf is llama.cpp's control vector; pt is a folder of layer_<i>.pt.",
+)
+@click.option("--layers", type=LAYERS, help="Which layers; needed for gguf, all by default else.")
+@click.option(
+    "--strength",
+    type=FACTOR,
+    default=1.0,
+    show_default=True,
+    help="Multiply the vectors with this first.",
+)
+def export(
+    folder: str, out: Path, kind: ExportFormat, layers: tuple[int, ...] | None, strength: float
+) -> None:
+    """Write a vectors FOLDER as OUT, in a format of other tools.
+
+    Steering there at strength 1 then is what --strength is here. llama.cpp adds every layer a
+    control vector holds, so its layers must be named.
+    """
+    from mlx_steer.vectors import load_vectors
+    from mlx_steer.vectors.exchange.formats import export_vectors
+
+    found = load_vectors(folder)
+    if strength == 0:
+        raise click.UsageError("--strength 0 leaves nothing to write; give another")
+    if layers is None and kind == "gguf":
+        raise click.UsageError(
+            "say --layers: llama.cpp adds all layers of a control vector at once; these vectors "
+            f"have {', '.join(map(str, found))}"
+        )
+    chosen = tuple(found) if layers is None or isinstance(layers, str) else layers
+    written = export_vectors(found if strength == 1 else found * strength, chosen, kind, out)
+    if found.gates:
+        click.echo("note: gates were left out, which no other format can say", err=True)
+    click.echo(f"{out}: layers {', '.join(map(str, written))} at strength {strength:g}")
+
+
+@vectors.command("import", short_help="Read vectors that another tool made.")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", "-o", required=True, type=click.Path(), help="The vectors folder to make.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(
+        [
+            *("auto", "gguf", "repeng", "cvector-generator", "safetensors", "saklas"),
+            *("pt", "persona", "axbench"),
+        ]
+    ),
+    default="auto",
+    show_default=True,
+    help="cvector-generator: llama.cpp's own, each vector put where it was taken.",
+)
+@click.option("--model", "-m", metavar="MODEL", help="The model they are for; nothing is loaded.")
+@click.option("--revision", help="A branch, tag or commit of the hub.")
+@click.option("--behavior", help="What they steer; the file's name by default.")
+@click.option("--layer", type=click.IntRange(min=0), help="AxBench only: the layer.")
+@click.option("--concept", type=click.IntRange(min=0), help="AxBench only: the row, from 0.")
+def import_(
+    file: Path,
+    out: str,
+    kind: ImportFormat,
+    layer: int | None,
+    concept: int | None,
+    **said: str | None,
+) -> None:
+    """Read vectors from FILE, in another tool's format, into a vectors folder.
+
+    Layers get our numbers. What a format cannot say is asked for (the model) or stays unknown
+    (relative doses); nothing in the file is ever run.
+    """
+    from mlx_steer.cli.output import safe
+    from mlx_steer.vectors.exchange.foreign import vectors_of
+    from mlx_steer.vectors.exchange.formats import ImportOptions, read_foreign
+
+    foreign = read_foreign(file, ImportOptions(kind, layer, concept))
+    model = None
+    if said["model"] is not None:
+        from mlx_steer.model.known import known_model
+
+        model = known_model(said["model"], said["revision"])
+    found = vectors_of(foreign, file, model, said["behavior"])
+    found.save(out)
+    print_vectors(found)
+    for note in found.metadata.source.notes if found.metadata.source else ():
+        click.echo(f"note: {safe(note)}", err=True)
+    click.echo(out)
+
+
+@vectors.command(short_help="Say whether a FOLDER fits a model.")
+@click.argument("folder", type=click.Path())
+@click.option("--model", "-m", required=True, metavar="MODEL", help="As for extract; not loaded.")
+@click.option("--revision", help="A branch, tag or commit of the hub.")
+def check(folder: str, model: str, revision: str | None) -> None:
+    """Say whether the vectors of FOLDER fit a model, from its files alone.
+
+    Exit code 2 if the hidden size or the number of layers is another.
+    """
+    from mlx_steer.cli.output import safe
+    from mlx_steer.model.known import known_model
+    from mlx_steer.vectors import load_vectors
+
+    found, known = load_vectors(folder), known_model(model, revision)
+    notes = found.check_fits(known.hidden_size, known.num_layers, known.info.id)
+    same = found.metadata.model.fingerprint == known.info.fingerprint
+    if not same and not notes:
+        notes = ["the weights are not those the vectors were taken from; directions may differ"]
+    for note in notes if not same else ():
+        click.echo(f"note: {safe(note)}", err=True)
+    weights = "the very weights they are for" if same else "the shape fits"
+    click.echo(
+        safe(f"{folder} fits {known.info.id}: {known.num_layers} layers of {known.hidden_size}")
+        + f"; {weights}"
+    )
+
+
 @vectors.command(short_help="Put a FOLDER on the hub, with a model card.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="ORG/NAME")
@@ -204,16 +328,22 @@ def print_vectors(found: SteeringVectorSet, separation: Mapping[int, float] | No
     position = _POSITIONS.get(own.token_position, own.token_position)
     table = Table("layer", "norm", "hidden-state norm", "relative dose at 1.0", *last)
     for layer, vector in found.items():
-        numbers = [f"{vector.norm:.3f}", f"{vector.hidden_norm:.2f}"]
-        numbers.append(f"{vector.relative_dose(1.0):.3f}")
+        dose = vector.relative_dose(1.0)
+        numbers = [f"{vector.norm:.3f}"]
+        numbers.append("-" if vector.hidden_norm is None else f"{vector.hidden_norm:.2f}")
+        numbers.append("-" if dose is None else f"{dose:.3f}")
         if separation is not None:
             numbers.append(f"{separation[layer]:.3f}")
         table.add_row(str(layer), *numbers)
+    made = f"{own.method}, {position}"
+    if own.dataset is not None:
+        made = f"{own.method} of {own.dataset.pairs} pairs ({own.dataset.name}), {position}"
+    if own.source is not None:
+        made = f"imported from {own.source.file} ({own.source.format}); {made}"
     out = console()
     out.print(
         safe(
-            f"{own.behavior} in {model}: {own.method} of {own.dataset.pairs} pairs "
-            f"({own.dataset.name}), {position}; the model has {own.num_layers} layers of "
+            f"{own.behavior} in {model}: {made}; the model has {own.num_layers} layers of "
             f"{own.hidden_size}"
         ),
         markup=False,

@@ -191,11 +191,11 @@ def scoring_bytes(
         conditions: Responses to each prompt.
         metal: See `estimate`.
     """
-    from mlx_steer.engine.perplexity import _LOGITS_AT_ONCE
+    from mlx_steer.engine.perplexity import LOGITS_AT_ONCE
 
     shape = Shape.of(config)
     total = prompt_tokens + max_tokens
-    rows = min(conditions, max(1, _LOGITS_AT_ONCE // (max_tokens * shape.vocabulary)))
+    rows = min(conditions, max(1, LOGITS_AT_ONCE // (max_tokens * shape.vocabulary)))
     on_metal = has_metal() if metal is None else metal
     copies = 4 + (dtype_bytes if dtype_bytes < 4 else 0)
     return (

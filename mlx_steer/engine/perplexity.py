@@ -19,7 +19,7 @@ from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 
 # Logits held at a time: rows x tokens x vocabulary.
-_LOGITS_AT_ONCE = 50_000_000
+LOGITS_AT_ONCE = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def perplexities(
             start = heads[head].rows([0]) if head else None
             base = prefill.run([ids[len(head) : -1]], start=start) if len(ids) > 1 else None
             longest = max((len(a.tokens) for a in full), default=1)
-            step = max(1, _LOGITS_AT_ONCE // (longest * vocabulary))
+            step = max(1, LOGITS_AT_ONCE // (longest * vocabulary))
             for i in range(0, len(full), step):
                 part = full[i : i + step]
                 start = base.rows([0] * len(part)) if base else prefill.fresh(len(part))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from mlx_steer.blas import openblas_status
 from mlx_steer.config import ModelConfig
 from mlx_steer.model.machine import has_metal
 from mlx_steer.model.shape import Shape
@@ -88,14 +89,12 @@ def assumed_rates(
 
 
 def _cpu(dtype_bytes: int, quantized: bool) -> tuple[float, float, str]:
-    import mlx_steer
-
     if quantized:
         speed = _SLOW_PRODUCTS["quantized"]
         return speed, speed, "quantised products on a CPU"
     if dtype_bytes < 4:
         return _SLOW_PRODUCTS["half"], _SLOW_PRODUCTS["half"], "16-bit products on a CPU"
-    if not mlx_steer.blas_status.ok:
+    if not openblas_status().ok:
         speed = _SLOW_PRODUCTS["reference"]
         return speed, speed, "float32 products without OpenBLAS"
     count = os.cpu_count() or 1

@@ -137,7 +137,7 @@ def _intervention_record(item: Intervention, vectors: SteeringVectorSet) -> dict
         "scope": item.scope,
         "vector": item.name,
         "norm": _six_digits(norm),
-        "relative_dose": _six_digits(item.strength * norm / hidden_norm),
+        "relative_dose": _six_digits(item.strength * norm / hidden_norm) if hidden_norm else None,
     }
 
 

@@ -105,7 +105,7 @@ def _vectors(run: RunData) -> Json | None:
         "behavior": about.behavior,
         "method": about.method,
         "token_position": about.token_position,
-        "dataset": about.dataset.model_dump(),
+        "dataset": about.dataset.model_dump() if about.dataset else None,
         "hidden_size": about.hidden_size,
         "num_layers": about.num_layers,
         "strengths": strengths,

@@ -55,8 +55,8 @@ def locate(name: str, revision: str | None = None) -> Location:
     """Find a model, downloading or converting it once if need be.
 
     Args:
-        name: `smollm2-135m` (built in), a folder, a `.gguf` file of Llama architecture, or a hub id
-            `org/name`, optionally with `@revision`.
+        name: `smollm2-135m` (built in), a folder, a `.gguf` file, or a hub id `org/name`,
+            optionally with `@revision`.
         revision: A branch, tag or commit of the hub.
 
     Raises:
@@ -189,16 +189,23 @@ def _built_in_folder() -> Path:
 
 
 def _from_gguf(source: Path, name: str | None = None) -> Path:
+    from mlx_steer.gguf_header import read_header
     from mlx_steer.model.gguf import convert_gguf
+    from mlx_steer.model.gguf.readable import natural_dtype
 
     if not source.is_file():
         raise ModelError(f"there is no file {source}")
     with _cache_errors():
         stamp = files_fingerprint([source])[:12]
-        folder = cache_root() / "models" / f"{_slug(name or source.stem)}-gguf-{stamp}-float32"
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            convert_gguf(source, folder, dtype="float32", model_id=name or source.stem)
+        models = cache_root() / "models"
+        stem = f"{_slug(name or source.stem)}-gguf-{stamp}"
+        made = [models / f"{stem}-{dtype}" for dtype in ("float32", "bfloat16")]
+        folder = next((folder for folder in made if folder.is_dir()), None)
+        if folder is None:
+            models.mkdir(parents=True, exist_ok=True)
+            dtype = natural_dtype(read_header(source))
+            folder = models / f"{stem}-{dtype}"
+            convert_gguf(source, folder, dtype=dtype, model_id=name or source.stem)
     return _checked(folder)
 
 

@@ -100,8 +100,8 @@ def load_model(
     """Load a model by hub id, folder, GGUF file or built-in name.
 
     Args:
-        name: `org/name` on the hub (optionally `@revision`), a local folder, a `.gguf` file of
-            Llama architecture, or `smollm2-135m`, which is built in.
+        name: `org/name` on the hub (optionally `@revision`), a local folder, a `.gguf` file
+            of an architecture in gguf/architectures.py, or `smollm2-135m`, which is built in.
         revision: A branch, tag or commit of the hub.
         dtype: Dtype of the weights and so of the hidden state; `auto` keeps the stored one (the
             built-in model is float32 on every platform).
@@ -113,8 +113,6 @@ def load_model(
     Raises:
         ModelError: If the model cannot be found, loaded or steered, or does not fit into memory.
     """
-    from mlx_lm.utils import dequantize_model, load_adapters
-
     location = locate(name, revision)
     wanted = location.dtype if dtype == "auto" else dtype
     check_fits(location.id, location.folder, dtype=wanted, quantize=quantize, dequantize=dequantize)
@@ -123,24 +121,12 @@ def load_model(
     network, tokenizer, config = _load(location)
     check_caches(network)
     check_calls(network)
-    if adapter is not None:
-        if not (Path(adapter) / "adapter_config.json").is_file():
-            raise ModelError(f"{adapter} is no adapter folder: it has no adapter_config.json")
-        try:
-            network = load_adapters(network, adapter)
-        except Exception as error:
-            raise ModelError(f"the adapter {adapter} does not fit {name}: {error}") from error
-        network.eval()
-    if dequantize:
-        network = dequantize_model(network)
-    if wanted is not None:
-        network.set_dtype(getattr(mx, wanted))
-    mx.eval([value for _, value in _leaves(network)])
+    network = _as_wanted(network, name, adapter, wanted, dequantize)
     info = ModelInfo(
         id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
         revision=location.revision,
         model_type=config["model_type"],
-        quantization=_quantization(config),
+        quantization=quantization_of(config),
         fingerprint=weights_fingerprint(location.folder, Path(adapter) if adapter else None),
     )
     return Model(
@@ -152,6 +138,28 @@ def load_model(
         context=_context(config),
         config=config,
     )
+
+
+def _as_wanted(
+    network: nn.Module, name: str, adapter: str | None, dtype: str | None, dequantize: bool
+) -> nn.Module:
+    """The network with its adapter and in its precision, in memory."""
+    from mlx_lm.utils import dequantize_model, load_adapters
+
+    if adapter is not None:
+        if not (Path(adapter) / "adapter_config.json").is_file():
+            raise ModelError(f"{adapter} is no adapter folder: it has no adapter_config.json")
+        try:
+            network = load_adapters(network, adapter)
+        except Exception as error:
+            raise ModelError(f"the adapter {adapter} does not fit {name}: {error}") from error
+        network.eval()
+    if dequantize:
+        network = dequantize_model(network)
+    if dtype is not None:
+        network.set_dtype(getattr(mx, dtype))
+    mx.eval([value for _, value in _leaves(network)])
+    return network
 
 
 def decoder_layers(network: nn.Module) -> list[nn.Module]:
@@ -302,7 +310,8 @@ def _ignored_window(text: dict[str, Any]) -> int | None:
     return int(window)
 
 
-def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
+def quantization_of(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What metadata says of a model's quantisation; None for original weights."""
     value = config.get("quantization") or config.get("quantization_config")
     if not isinstance(value, dict):
         return None

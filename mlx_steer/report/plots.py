@@ -87,6 +87,8 @@ def _norm_by_layer(metrics: Json) -> Figure | None:
     layers = [v["layer"] for v in vectors["layers"]]
     norms = [v["norm"] for v in vectors["layers"]]
     hidden = [v["hidden_norm"] for v in vectors["layers"]]
+    if None in hidden:  # imported vectors
+        return None
     figure = _figure(9, 3.4)
     left, right = figure.subplots(1, 2)
     left.plot(layers, hidden, "s-", color="#E69F00", ms=4, label="hidden states (mean)")

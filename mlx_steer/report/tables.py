@@ -17,8 +17,10 @@ def vectors(metrics: Json) -> Iterator[Block]:
     about = metrics["vectors"]
     if about is None:
         return
+    pairs = about["dataset"]
+    origin = f"Taken from {pairs['pairs']} contrast pairs by" if pairs else "Imported; method:"
     yield Paragraph(
-        f"Taken from {about['dataset']['pairs']} contrast pairs by {about['method']}, token "
+        f"{origin} {about['method']}, token "
         f"position: {about['token_position']}. The relative dose is strength times the vector's "
         "norm over the mean norm of the hidden states it was taken from."
     )

@@ -4,6 +4,7 @@ A vectors folder holds `layer_<i>.npy` per layer, `gate_<name>.npy` per gate and
 The same vectors give the same bytes, and nothing in the folder is ever unpickled.
 """
 
+from mlx_steer.vectors.compare import LayerComparison, compare_vectors
 from mlx_steer.vectors.metadata import (
     FORMAT_VERSION,
     LAYER_CONVENTION,
@@ -12,15 +13,11 @@ from mlx_steer.vectors.metadata import (
     GateInfo,
     LayerInfo,
     ModelInfo,
+    SourceInfo,
     VectorMetadata,
 )
 from mlx_steer.vectors.vector import SteeringVector
-from mlx_steer.vectors.vector_set import (
-    LayerComparison,
-    SteeringVectorSet,
-    compare_vectors,
-    load_vectors,
-)
+from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 __all__ = [
     "FORMAT_VERSION",
@@ -31,6 +28,7 @@ __all__ = [
     "LayerComparison",
     "LayerInfo",
     "ModelInfo",
+    "SourceInfo",
     "SteeringVector",
     "SteeringVectorSet",
     "VectorMetadata",

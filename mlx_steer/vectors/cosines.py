@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from mlx_steer.errors import VectorError
-from mlx_steer.vectors.vector_set import SteeringVectorSet, compare_vectors
+from mlx_steer.vectors.compare import compare_vectors
+from mlx_steer.vectors.vector_set import SteeringVectorSet
 
 
 @dataclass(frozen=True)

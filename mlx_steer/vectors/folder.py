@@ -4,11 +4,13 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import secrets
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from mlx_steer.vectors.metadata import (
     VectorMetadata,
     gate_file,
     layer_file,
+    problem,
 )
 from mlx_steer.vectors.vector import FloatArray, SteeringVector
 
@@ -110,21 +113,12 @@ def read_metadata(root: Path) -> VectorMetadata:
     try:
         metadata = VectorMetadata.model_validate(raw)
     except ValidationError as error:
-        problems += [_problem(one["type"], one["loc"], one["msg"]) for one in error.errors()]
+        problems += [problem(one["type"], one["loc"], one["msg"]) for one in error.errors()]
     if problems:
         raise VectorError(f"{path}: {'; '.join(problems[:10])}.")
     if not metadata.layers:
         raise VectorError(f"{path} lists no layers; extract again.")
     return metadata
-
-
-def _problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
-    key = ".".join(str(part) for part in where)[:100]
-    if kind == "missing":
-        return f"key {key!r} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}"
-    return f"key {key!r}: {message.removeprefix('Value error, ')}"
 
 
 def read_layer(root: Path, layer: int, info: LayerInfo, hidden_size: int) -> SteeringVector:
@@ -195,6 +189,31 @@ def _looks_like_metadata(path: Path) -> bool:
     except (FileNotFoundError, ValueError, RecursionError):
         return False
     return isinstance(raw, dict) and {"format_version", "layers"} <= raw.keys()
+
+
+def check_absent(path: Path) -> None:
+    """Raises VectorError if there is anything at a path: what is exported overwrites nothing."""
+    if os.path.lexists(path):
+        raise VectorError(f"{path} exists already; remove it or choose another name")
+
+
+@contextmanager
+def written_beside(path: Path) -> Iterator[Path]:
+    """A path to write a new file at, which gets its name when all went well.
+
+    Raises:
+        VectorError: If there is something of that name already, or it cannot be written.
+    """
+    check_absent(path)
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        part.rename(path)
+    except OSError as error:
+        raise VectorError(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:

@@ -1,6 +1,8 @@
 """What `metadata.json` says, as records that check themselves; knows no arrays."""
 
+import hashlib
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import (
@@ -56,12 +58,15 @@ class DatasetInfo(_Record):
 
 
 class LayerInfo(_Record):
-    """One layer's file: its name, the sha256 of its bytes, and the two norms (9 digits)."""
+    """One layer's file: its name, the sha256 of its bytes, and the two norms (9 digits).
+
+    `hidden_norm` is None where nobody knows it, as of most imported vectors.
+    """
 
     file: _Text
     sha256: _Sha256
     norm: _Norm
-    hidden_norm: _PositiveNorm
+    hidden_norm: _PositiveNorm | None
 
 
 class GateInfo(_Record):
@@ -83,11 +88,22 @@ class GateInfo(_Record):
     system_prompt_sha256: _Sha256 | None
 
 
+class SourceInfo(_Record):
+    """The file that vectors were imported from, and what is to be known of its format."""
+
+    format: _Text
+    file: _Text
+    sha256: _Sha256
+    notes: list[_Text]
+
+
 class VectorMetadata(_Record):
     """Everything `metadata.json` says.
 
     Build it without `layers`: a `SteeringVectorSet` fills them in from its vectors, so that they
     always agree. `token_position` is `last` or `mean`; `seed` is None where nothing was random.
+    Imported vectors have a `source`, and where their file did not say it no `dataset`, and method
+    and token position `unknown`.
     """
 
     behavior: _Text
@@ -97,12 +113,13 @@ class VectorMetadata(_Record):
     num_layers: Annotated[int, Field(ge=1)]
     model: ModelInfo
     chat_template_sha256: _Sha256 | None
-    dataset: DatasetInfo
+    dataset: DatasetInfo | None
     seed: int | None
     format_version: Annotated[int, Field(ge=1, le=1)] = FORMAT_VERSION
     layer_convention: str = LAYER_CONVENTION
     layers: dict[int, LayerInfo] = Field(default_factory=dict)
     gates: list[GateInfo] = Field(default_factory=list)
+    source: SourceInfo | None = None
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -121,6 +138,46 @@ class VectorMetadata(_Record):
         if value != LAYER_CONVENTION:
             raise ValueError(f"{value[:60]!r} is another way; this reads only {LAYER_CONVENTION!r}")
         return value
+
+
+def problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
+    """One of pydantic's complaints about a record, in words."""
+    key = ".".join(str(part) for part in where)[:100]
+    if kind == "missing":
+        return f"key {key!r} is missing"
+    if kind == "extra_forbidden":
+        return f"unknown key {key!r}"
+    return f"key {key!r}: {message.removeprefix('Value error, ')}"
+
+
+def combined(records: Sequence[VectorMetadata], method: str) -> VectorMetadata:
+    """The metadata of a set made of several sets of one model; what they differ in is joined."""
+    first = records[0]
+    behaviors = dict.fromkeys(record.behavior for record in records)
+    templates = {record.chat_template_sha256 for record in records}
+    seeds = {record.seed for record in records}
+    sources = [record.source for record in records]
+    changes: dict[str, object] = {
+        "behavior": " + ".join(behaviors),
+        "dataset": _joined([record.dataset for record in records]),
+        "chat_template_sha256": first.chat_template_sha256 if len(templates) == 1 else None,
+        "seed": first.seed if len(seeds) == 1 else None,
+        "method": method,
+        "gates": [],
+        "source": sources[0] if all(source == sources[0] for source in sources) else None,
+    }
+    return first.model_copy(update=changes)
+
+
+def _joined(datasets: Sequence[DatasetInfo | None]) -> DatasetInfo | None:
+    known = list({one.sha256: one for one in datasets if one is not None}.values())
+    if len(known) < 2:
+        return known[0] if known and None not in datasets else None
+    return DatasetInfo(
+        name=" + ".join(one.name for one in known),
+        sha256=hashlib.sha256("".join(one.sha256 for one in known).encode()).hexdigest(),
+        pairs=sum(one.pairs for one in known),
+    )
 
 
 def nine_digits(value: float) -> float:

@@ -22,7 +22,8 @@ class SteeringVector:
     Attributes:
         layer: The decoder block whose output it is added to, counted from 0.
         array: float32, shape (hidden_size,), read-only; not normalised.
-        hidden_norm: Mean norm of the hidden states it was taken from (kept to 9 digits).
+        hidden_norm: Mean norm of the hidden states it was taken from (kept to 9 digits); None where
+            nobody knows it, as of most imported vectors.
 
     Raises:
         VectorError: If the array is not one finite row of numbers, the layer is negative or the
@@ -31,7 +32,7 @@ class SteeringVector:
 
     layer: int
     array: FloatArray = field(repr=False)
-    hidden_norm: float
+    hidden_norm: float | None
 
     # numpy would otherwise spread `np.float64(2) * vector` over the elements itself
     __array_ufunc__ = None
@@ -52,12 +53,13 @@ class SteeringVector:
             array = source.astype("<f4")
         if not np.isfinite(array).all():
             raise VectorError(f"{where} has values that are not finite in float32.")
-        if not (math.isfinite(self.hidden_norm) and self.hidden_norm > 0):
-            raise VectorError(f"{where} needs a hidden norm above 0, not {self.hidden_norm}.")
+        if self.hidden_norm is not None:
+            if not (math.isfinite(self.hidden_norm) and self.hidden_norm > 0):
+                raise VectorError(f"{where} needs a hidden norm above 0, not {self.hidden_norm}.")
+            object.__setattr__(self, "hidden_norm", nine_digits(float(self.hidden_norm)))
         object.__setattr__(self, "layer", int(self.layer))
         # a view of bytes: no caller can make it writable again
         object.__setattr__(self, "array", np.frombuffer(array.tobytes(), dtype="<f4"))
-        object.__setattr__(self, "hidden_norm", nine_digits(float(self.hidden_norm)))
 
     @property
     def hidden_size(self) -> int:
@@ -69,9 +71,12 @@ class SteeringVector:
         """Euclidean norm, summed without rounding in float64, so the same on every machine."""
         return math.sqrt(math.fsum(np.square(self.array, dtype=np.float64).tolist()))
 
-    def relative_dose(self, strength: float) -> float:
-        """How large `strength` times this vector is, in units of the hidden states' mean norm."""
-        return strength * self.norm / self.hidden_norm
+    def relative_dose(self, strength: float) -> float | None:
+        """How large `strength` times this vector is, in units of the hidden states' mean norm.
+
+        None where that is unknown.
+        """
+        return None if self.hidden_norm is None else strength * self.norm / self.hidden_norm
 
     def normalised(self) -> "SteeringVector":
         """The vector of norm 1 in the same direction; raises VectorError for a zero vector."""
@@ -155,8 +160,9 @@ def weighted_sum(vectors: Sequence[SteeringVector], weights: Sequence[float]) ->
             )
         first._check_size(vector)
         total += weight * vector._float64()
-    hidden_norm = math.fsum(vector.hidden_norm for vector in vectors) / len(vectors)
-    return SteeringVector(first.layer, total, hidden_norm)
+    norms = [vector.hidden_norm for vector in vectors if vector.hidden_norm is not None]
+    mean = math.fsum(norms) / len(norms) if len(norms) == len(vectors) else None
+    return SteeringVector(first.layer, total, mean)
 
 
 def as_number(value: object) -> float | None:

@@ -19,11 +19,11 @@ from mlx_steer.vectors.folder import (
 )
 from mlx_steer.vectors.metadata import (
     METADATA_FILE,
-    DatasetInfo,
     GateInfo,
     LayerInfo,
     VectorMetadata,
     check_layer,
+    combined,
     gate_file,
     layer_file,
     nine_digits,
@@ -87,7 +87,7 @@ class SteeringVectorSet:
         found = self._by_layer.get(self._from_start(layer))
         if found is None:
             raise VectorError(
-                f"These vectors have no layer {layer}; they have {_numbers(self)} "
+                f"These vectors have no layer {layer}; they have {layer_list(self)} "
                 f"of a model with {self.metadata.num_layers} layers."
             )
         return found
@@ -115,6 +115,17 @@ class SteeringVectorSet:
     def items(self) -> ItemsView[int, SteeringVector]:
         """(layer, vector) by ascending layer."""
         return self._by_layer.items()
+
+    def at(self, layers: Iterable[int]) -> "SteeringVectorSet":
+        """The vectors of some layers only, without gates.
+
+        Raises:
+            VectorError: If the set has none at one of them, or none are named.
+        """
+        chosen = {vector.layer: vector for vector in (self[layer] for layer in layers)}
+        return SteeringVectorSet(
+            list(chosen.values()), self.metadata.model_copy(update={"gates": []})
+        )
 
     def normalised(self) -> "SteeringVectorSet":
         """Every vector scaled to norm 1."""
@@ -241,8 +252,9 @@ class SteeringVectorSet:
         """Every file of the folder by name; a further kind of file is added here."""
         files = {layer_file(layer): npy_bytes(v.array) for layer, v in self.items()}
         record = self.metadata.model_dump()
-        if not self.gates:
-            del record["gates"]
+        for optional in ("gates", "source"):  # not in folders made before there were any
+            if not record[optional]:
+                del record[optional]
         for gate in self.gates:
             files[gate_file(gate.name)] = npy_bytes(gate.direction)
         text = json.dumps(record, sort_keys=True, indent=2, allow_nan=False)
@@ -256,45 +268,6 @@ class SteeringVectorSet:
         method = _ALGEBRA + expression
         changes = {"method": method, "gates": []}  # a gate was fitted for the set as it was
         return SteeringVectorSet(vectors, self.metadata.model_copy(update=changes))
-
-
-@dataclass(frozen=True)
-class LayerComparison:
-    """Two vectors of one layer; `norm_ratio` is norm_a / norm_b."""
-
-    layer: int
-    cosine: float
-    norm_a: float
-    norm_b: float
-    norm_ratio: float
-
-
-def compare_vectors(a: SteeringVectorSet, b: SteeringVectorSet) -> list[LayerComparison]:
-    """Compares the layers that two sets share, in ascending order.
-
-    Raises:
-        VectorError: If they share no layer, their sizes differ, or a vector is zero.
-    """
-    shared = [layer for layer in a if layer in b]
-    if a.metadata.hidden_size != b.metadata.hidden_size:
-        raise VectorError(
-            f"Vectors of hidden size {a.metadata.hidden_size} and {b.metadata.hidden_size} cannot "
-            "be compared; take two sets of one model."
-        )
-    if not shared:
-        raise VectorError(
-            f"The two sets share no layer: one has {_numbers(a)}, the other {_numbers(b)}."
-        )
-    return [
-        LayerComparison(
-            layer=layer,
-            cosine=a[layer].cosine(b[layer]),
-            norm_a=a[layer].norm,
-            norm_b=b[layer].norm,
-            norm_ratio=a[layer].norm / b[layer].norm,
-        )
-        for layer in shared
-    ]
 
 
 def load_vectors(folder: str | os.PathLike[str]) -> SteeringVectorSet:
@@ -335,29 +308,11 @@ def _combined(
         if list(other) != list(sets[0]):
             raise VectorError(
                 f"Sets of steering vectors need the same layers to be combined: one has "
-                f"{_numbers(sets[0])}, another {_numbers(other)}."
+                f"{layer_list(sets[0])}, another {layer_list(other)}."
             )
-    records = [one.metadata for one in sets]
-    datasets = list({record.dataset.sha256: record.dataset for record in records}.values())
-    dataset = datasets[0]
-    if len(datasets) > 1:
-        dataset = DatasetInfo(
-            name=" + ".join(one.name for one in datasets),
-            sha256=hashlib.sha256("".join(one.sha256 for one in datasets).encode()).hexdigest(),
-            pairs=sum(one.pairs for one in datasets),
-        )
-    templates = {record.chat_template_sha256 for record in records}
-    seeds = {record.seed for record in records}
-    common = {
-        "behavior": " + ".join(dict.fromkeys(record.behavior for record in records)),
-        "dataset": dataset,
-        "chat_template_sha256": first.chat_template_sha256 if len(templates) == 1 else None,
-        "seed": first.seed if len(seeds) == 1 else None,
-        "method": _ALGEBRA + expression,
-        "gates": [],
-    }
+    metadata = combined([one.metadata for one in sets], _ALGEBRA + expression)
     vectors = [weighted_sum([one[layer] for one in sets], weights) for layer in sets[0]]
-    return SteeringVectorSet(vectors, first.model_copy(update=common))
+    return SteeringVectorSet(vectors, metadata)
 
 
 def _shown(metadata: VectorMetadata, name: str) -> str:
@@ -376,5 +331,6 @@ def _operand(vectors: SteeringVectorSet) -> str:
     return f"({text})" if " " in text or text.startswith("-") else text
 
 
-def _numbers(layers: Iterable[int]) -> str:
+def layer_list(layers: Iterable[int]) -> str:
+    """Layers for a message."""
     return ", ".join(str(layer) for layer in layers)

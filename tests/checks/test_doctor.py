@@ -10,7 +10,6 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-import mlx_steer
 from mlx_steer.blas import BlasStatus
 from mlx_steer.checks import steering_checks as checks
 from mlx_steer.checks.doctor import examine
@@ -167,7 +166,8 @@ def test_an_exception_inside_a_check_is_a_failed_check_and_the_others_still_run(
 def test_a_blas_that_came_too_late_is_a_warning_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mlx_steer, "blas_status", BlasStatus("too late", "import mlx_steer first"))
+    late = BlasStatus("too late", "import mlx_steer first")
+    monkeypatch.setattr(checks, "openblas_status", lambda: late)
     check = next(machine_checks())
     assert (check.status, check.detail) == ("warn", "import mlx_steer first")
 

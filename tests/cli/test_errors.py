@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import mlx_steer.cli
-from tests.bad_inputs import configs, datasets, models, runs, values, vectors
+from tests.bad_inputs import configs, datasets, exchange, models, runs, values, vectors
 from tests.bad_inputs.case import Case, World
 from tests.helpers import small_run
 
-GROUPS = [configs, datasets, models, runs, values, vectors]
+GROUPS = [configs, datasets, exchange, models, runs, values, vectors]
 CASES = {f"{g.__name__.rsplit('.')[-1]}: {one.name}": one for g in GROUPS for one in g.CASES}
 
 

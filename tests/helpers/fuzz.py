@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +72,8 @@ def values(draw: st.DrawFn, good: Any, most: int = 3) -> Any:
         elif kind == "scale" and type(parent[key]) in (int, float):
             parent[key] *= draw(st.sampled_from([-1, 0, 0.5, 3, 10**9, 10**18]))
         else:
-            parent[key] = draw(VALUES)
+            # A copy: later places may be within it, and the samples are everybody's.
+            parent[key] = copy.deepcopy(draw(VALUES))
     return value
 
 

@@ -14,7 +14,15 @@ from mlx_steer.model.gguf import convert_gguf
 
 HIDDEN, INNER, HEADS, KEY_VALUE_HEADS, LAYERS = 64, 96, 4, 2, 2
 HEAD_DIM = HIDDEN // HEADS
-F32, F16, Q4_0, Q4_1, Q4_K, Q8_0 = 0, 1, 2, 3, 12, 8
+F32, F16, Q4_0, Q4_1, Q8_0, IQ1_S = 0, 1, 2, 3, 8, 19
+# Bytes of a block of 256 values, and where in it the float16 scales stand.
+K_KINDS = {
+    "Q2_K": (10, 84, (80, 82)),
+    "Q3_K": (11, 110, (108,)),
+    "Q4_K": (12, 144, (0, 2)),
+    "Q5_K": (13, 176, (0, 2)),
+    "Q6_K": (14, 210, (208,)),
+}
 UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
 
 Tensors = dict[str, tuple[int, tuple[int, ...], bytes]]
@@ -134,6 +142,102 @@ def tiny_gguf(
 def converted(tmp_path: Path, dtype: gguf.Dtype = "float32", **changes: Any) -> Path:
     convert_gguf(tiny_gguf(tmp_path / "tiny.gguf", **changes), tmp_path / "tiny", dtype)
     return tmp_path / "tiny"
+
+
+def family_metadata(architecture: str) -> dict[str, Any]:
+    """A tiny model of another architecture, with the metadata that llama.cpp's converter writes."""
+    own = {k.replace("llama.", f"{architecture}.", 1): v for k, v in tiny_metadata().items()}
+    own |= {
+        "general.architecture": architecture,
+        f"{architecture}.attention.layer_norm_rms_epsilon": 1e-6,
+        f"{architecture}.attention.key_length": FAMILY_HEAD_DIM[architecture],
+        f"{architecture}.attention.value_length": FAMILY_HEAD_DIM[architecture],
+    }
+    if architecture != "gemma3":
+        return own | {"tokenizer.ggml.pre": "qwen2", "tokenizer.ggml.add_bos_token": False}
+    # One layer in six is global, so that both kinds are there.
+    own |= {"gemma3.block_count": 6, "gemma3.attention.sliding_window": 8}
+    own |= gemma_vocabulary()
+    del own["tokenizer.ggml.merges"]
+    return own
+
+
+# Qwen2's heads fill the hidden state; transformers' reader takes 128 for Qwen3's in any case.
+FAMILY_HEAD_DIM = {"qwen2": 16, "qwen3": 128, "gemma3": 32}
+
+
+def gemma_vocabulary() -> dict[str, Any]:
+    """A SentencePiece vocabulary like Gemma's: runs of spaces and newlines, scores that mislead."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    runs = ["\n", "\n\n", "  ", "   "]
+    bytes_ = [f"<0x{value:02X}>" for value in range(256)]
+    letters = ["▁", *"abcdehlnotw"]
+    words = ["he", "ll", "lo", "▁w", "hell", "▁a", "ab", "bc", "▁ab", "hello", "▁the", "th", "the"]
+    tokens = [*special, *runs, *bytes_, *letters, *words]
+    types = [3, 3, 3, 2, 3, 3, *[4] * len(runs), *[6] * 256, *[1] * (len(letters) + len(words))]
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.pre": "default",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.scores": [float(-1000 + i % 7) for i in range(len(tokens))],
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.eos_token_id": 1,
+        "tokenizer.ggml.eot_token_id": 5,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.padding_token_id": 0,
+        "tokenizer.ggml.add_bos_token": True,
+        "tokenizer.ggml.add_space_prefix": False,
+    }
+
+
+def family_arrays(architecture: str, metadata: dict[str, Any], seed: int = 0) -> dict[str, Any]:
+    """Random weights for such metadata, as float32 arrays by GGUF's names."""
+    get = {key.partition(".")[2]: value for key, value in metadata.items()}
+    hidden, inner = get["embedding_length"], get["feed_forward_length"]
+    head = get["attention.key_length"]
+    queries, keys = get["attention.head_count"] * head, get["attention.head_count_kv"] * head
+    block: dict[str, tuple[int, ...]] = {
+        "attn_norm.weight": (hidden,),
+        "attn_q.weight": (queries, hidden),
+        "attn_k.weight": (keys, hidden),
+        "attn_v.weight": (keys, hidden),
+        "attn_output.weight": (hidden, queries),
+        "ffn_norm.weight": (hidden,),
+        "ffn_gate.weight": (inner, hidden),
+        "ffn_up.weight": (inner, hidden),
+        "ffn_down.weight": (hidden, inner),
+    }
+    if architecture == "qwen2":
+        biased = (("q", queries), ("k", keys), ("v", keys))
+        block |= {f"attn_{name}.bias": (size,) for name, size in biased}
+    else:
+        block |= {"attn_q_norm.weight": (head,), "attn_k_norm.weight": (head,)}
+    if architecture == "gemma3":
+        block |= {"post_attention_norm.weight": (hidden,), "post_ffw_norm.weight": (hidden,)}
+    shapes = {
+        "token_embd.weight": (len(metadata["tokenizer.ggml.tokens"]), hidden),
+        "output_norm.weight": (hidden,),
+    }
+    for layer in range(get["block_count"]):
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in block.items()}
+    random = np.random.default_rng(seed)
+    arrays = {n: random.standard_normal(s).astype(np.float32) for n, s in shapes.items()}
+    # Norms about one, as trained ones are; Gemma's are stored one larger than they act.
+    return {n: a * 0.15 + 1 if "norm" in n else a * 0.2 for n, a in arrays.items()}
+
+
+def k_blocks(
+    kind: str, shape: tuple[int, ...], seed: int = 0
+) -> tuple[int, tuple[int, ...], bytes]:
+    """A tensor of random blocks of a K type, with scales that keep its values about one."""
+    number, width, scales = K_KINDS[kind]
+    random = np.random.default_rng(seed)
+    raw = random.integers(0, 256, (int(np.prod(shape)) // 256, width)).astype(np.uint8)
+    for place in scales:
+        small = (random.random((len(raw), 1)) * 2e-3 + 1e-4).astype(np.float16)
+        raw[:, place : place + 2] = small.view(np.uint8)
+    return number, shape, raw.tobytes()
 
 
 def config_of(folder: Path) -> dict[str, Any]:

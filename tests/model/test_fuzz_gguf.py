@@ -1,4 +1,4 @@
-"""No GGUF file gives anything but a model folder or a ModelError; MLX never reads past its end."""
+"""No GGUF file gives anything but a model folder or a ModelError; nothing is read past its end."""
 
 import struct
 import tempfile
@@ -103,7 +103,6 @@ def test_numbers_that_the_file_cannot_hold_cost_no_time_and_no_memory(
 
 
 def test_a_tensor_that_stands_twice_is_refused(good: bytes, tmp_path: Path) -> None:
-    # MLX reads the first of them, and the checks saw the last.
     name = packed("output_norm.weight")[4:]
     other = packed("blk.0.ffn_norm.weight")[4:]
     data = good.replace(other, name)

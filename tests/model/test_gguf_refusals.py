@@ -7,16 +7,16 @@ import pytest
 
 from mlx_steer.errors import ModelError
 from mlx_steer.model.gguf import convert_gguf
-from tests.helpers.gguf_files import HIDDEN, Q4_K, Q8_0, as_tensors, converted, tiny_gguf
+from tests.helpers.gguf_files import HIDDEN, IQ1_S, Q8_0, as_tensors, converted, tiny_gguf
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "other architecture": (
-        {"metadata": {"general.architecture": "qwen2"}},
-        "architecture 'qwen2'; only 'llama'",
+        {"metadata": {"general.architecture": "phi3"}},
+        "architecture 'phi3'; only llama, qwen2, qwen3, gemma3 can be converted",
     ),
     "quantisation": (
-        {"tensors": {"output.weight": (Q4_K, (262, HIDDEN), bytes(144 * 66))}},
-        "holds Q4_K tensors.* use a file in F32, F16, Q4_0, Q4_1, Q8_0",
+        {"tensors": {"output.weight": (IQ1_S, (256, HIDDEN), bytes(50 * 64))}},
+        "holds IQ1_S tensors.* use a file in F32, F16, BF16, Q4_0.*Q6_K",
     ),
     "unknown type": (
         {"tensors": {"output.weight": (99, (262, HIDDEN), b"")}},
@@ -45,9 +45,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"tensors": as_tensors({"blk.0.attn_k.weight": np.zeros((HIDDEN, HIDDEN), np.float32)})},
         r"'blk.0.attn_k.weight' is \(64, 64\), not \(32, 64\)",
     ),
-    "quantised norm": (
-        {"tensors": {"blk.0.attn_norm.weight": (Q8_0, (HIDDEN,), bytes(68))}},
-        "could not be converted",
+    "half a block": (
+        {"tensors": {"blk.0.attn_norm.weight": (Q8_0, (HIDDEN + 8,), bytes(102))}},
+        "rows of 'blk.0.attn_norm.weight' are no whole number of blocks",
     ),
     "too many tokens": (
         {"tensors": as_tensors({"token_embd.weight": np.zeros((9, HIDDEN), np.float32)})},

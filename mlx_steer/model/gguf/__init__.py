@@ -1,6 +1,7 @@
-"""Converts a GGUF file of Llama architecture into a model folder that mlx-lm and transformers load.
+"""Converts a GGUF file into a model folder that mlx-lm and transformers load.
 
-Mixtures of experts are refused, and so is any quantisation that MLX does not read exactly.
+Dense models of the architectures in architectures.py. The header is read by our own bounded
+reader, the values are turned into floats by the gguf library.
 """
 
 import json
@@ -14,10 +15,11 @@ import mlx.core as mx
 
 from mlx_steer.errors import ModelError
 from mlx_steer.gguf_header import read_header
+from mlx_steer.model.gguf.architectures import architecture_of
 from mlx_steer.model.gguf.config import generation_config, model_config
 from mlx_steer.model.gguf.readable import check_data
 from mlx_steer.model.gguf.tokenizer import build_tokenizer, tokenizer_config
-from mlx_steer.model.gguf.weights import check_tensors, read_weights
+from mlx_steer.model.gguf.weights import check_tensors, save_weights, wanted_tensors
 from mlx_steer.words import Dtype
 
 __all__ = ["Dtype", "convert_gguf"]
@@ -28,22 +30,22 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 def convert_gguf(
     source: Path, folder: Path, dtype: Dtype = "float32", model_id: str | None = None
 ) -> None:
-    """Turns a GGUF file of a Llama model into a model folder for mlx-lm and transformers.
+    """Turns a GGUF file into a model folder for mlx-lm and transformers.
 
-    The weights are dequantised and the rows of the query and key projections put back in the
-    order of Hugging Face (half-split rotary embedding). The tokenizer is rebuilt from the
+    The weights are dequantised and, for Llama, the rows of the query and key projections put back
+    in the order of Hugging Face (half-split rotary embedding). The tokenizer is rebuilt from the
     metadata. The folder is written under another name and renamed, so it is complete or absent;
     a model folder that is there already, or appears meanwhile, is kept as it is.
 
     Args:
-        source: The GGUF file; tensors in F32, F16, Q8_0, Q4_0 or Q4_1.
+        source: The GGUF file.
         folder: The folder to make.
         dtype: The type of all weights in the folder.
         model_id: The name recorded in config.json; by default the file's own.
 
     Raises:
         ModelError: The file is no GGUF, damaged, of another architecture or of a quantisation
-            MLX cannot read, has no usable tokenizer, or the folder cannot be written.
+            that cannot be read, has no usable tokenizer, or the folder cannot be written.
     """
     if dtype not in _DTYPES:
         raise ModelError(f"'{dtype}' is no dtype for a model; use one of {', '.join(_DTYPES)}.")
@@ -52,32 +54,27 @@ def convert_gguf(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder} exists and is no model folder; name another or remove it.")
     header = read_header(source)
-    architecture = header.get("general.architecture", str)
-    if architecture != "llama":
-        raise ModelError(
-            f"{source} is of architecture '{architecture}'; only 'llama' can be converted, "
-            "so use an MLX or Hugging Face folder of this model."
-        )
+    architecture = architecture_of(header)
     check_data(header)
-    tokenizer = build_tokenizer(header)
-    config = model_config(header, dtype, model_id)
-    check_tensors(header, config)
+    tokenizer = build_tokenizer(header, architecture)
+    config = model_config(header, architecture, dtype, model_id)
+    wanted = wanted_tensors(architecture, config)
+    check_tensors(header, architecture, wanted)
 
     partial = folder.with_name(f".{folder.name}.{uuid4().hex[:12]}.partial")
     try:
         partial.mkdir(parents=True)
         _write_json(partial / "config.json", config)
         _write_json(partial / "generation_config.json", generation_config(config))
-        _write_json(partial / "tokenizer_config.json", tokenizer_config(header))
+        _write_json(partial / "tokenizer_config.json", tokenizer_config(header, architecture))
         tokenizer.save(str(partial / "tokenizer.json"))
-        weights = read_weights(header, config, _DTYPES[dtype])
-        mx.save_safetensors(str(partial / "model.safetensors"), weights, {"format": "mlx"})
+        save_weights(header, wanted, partial, _DTYPES[dtype])
         try:
             os.rename(partial, folder)
         except OSError:
             if not _is_model(folder):
                 raise
-    except (OSError, RuntimeError, ValueError) as error:  # MLX raises all three
+    except (OSError, RuntimeError, ValueError) as error:  # MLX and gguf raise all three
         raise ModelError(
             f"{source} could not be converted into {folder} ({error}); check the disk's free space "
             "and permissions, or use another file."
@@ -87,7 +84,7 @@ def convert_gguf(
 
 
 def _is_model(folder: Path) -> bool:
-    return (folder / "config.json").is_file() and (folder / "model.safetensors").is_file()
+    return (folder / "config.json").is_file() and any(folder.glob("model*.safetensors"))
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:

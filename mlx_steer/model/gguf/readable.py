@@ -1,39 +1,70 @@
-"""Which tensors of a GGUF file MLX reads rightly; checked before it reads any.
+"""Which tensors of a GGUF file can be read, and how long they are; checked before any is read.
 
-On its own, MLX would read past the end of a truncated file and misread some quantisations.
+The gguf library's own reader is not for files from strangers: it believes every count it is told,
+so that a header of a few bytes keeps it busy for minutes. Its tables and its formats are used.
 """
 
 import math
 
-from mlx_steer.errors import ModelError
-from mlx_steer.gguf_header import Header
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-# Type number -> name, values per block, bytes per block, for the types MLX reads exactly.
-_READABLE = {
-    0: ("F32", 1, 4),
-    1: ("F16", 1, 2),
-    2: ("Q4_0", 32, 18),
-    3: ("Q4_1", 32, 20),
-    8: ("Q8_0", 32, 34),
-}
-# MLX 0.32 opens some of these too, but gets every other block of Q4_K wrong and rounds Q2_K, Q6_K
-# and BF16 to float16, without a word.
-_UNREADABLE = {6: "Q5_0", 7: "Q5_1", 10: "Q2_K", 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K"}
-_UNREADABLE |= {20: "IQ4_NL", 23: "IQ4_XS", 30: "BF16", 39: "MXFP4"}
+from mlx_steer.errors import ModelError
+from mlx_steer.gguf_header import Header, Tensor
+from mlx_steer.words import Dtype
+
+_READABLE = (
+    *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
+    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
+)
+# Those that files were always converted to float32 from: the models are small, or people's own.
+_FLOAT32 = ("F32", "F16", "Q4_0", "Q4_1", "Q8_0")
 
 
 def check_data(header: Header) -> None:
-    """Raises ModelError for a type MLX cannot read or a tensor past the end of the file."""
+    """Raises ModelError for a type that cannot be read or a tensor past the end of the file."""
     size = header.path.stat().st_size
-    types = {tensor.type for tensor in header.tensors.values()}
-    if unreadable := sorted(types - _READABLE.keys()):
-        names = ", ".join(_UNREADABLE.get(number, f"type {number}") for number in unreadable)
+    names = {_name(tensor.type) for tensor in header.tensors.values()}
+    if unreadable := sorted(names - {*_READABLE}):
         raise ModelError(
-            f"{header.path} holds {names} tensors, which MLX cannot read exactly; use a file in "
-            f"{', '.join(name for name, _, _ in _READABLE.values())}."
+            f"{header.path} holds {', '.join(unreadable)} tensors, which cannot be read; use a "
+            f"file in {', '.join(_READABLE)}."
         )
-    for tensor in header.tensors.values():
-        _, values, width = _READABLE[tensor.type]
-        end = header.data_start + tensor.offset + math.prod(tensor.shape) // values * width
-        if end > size:
+    for name, tensor in header.tensors.items():
+        values, _ = _block(tensor)
+        if tensor.shape and tensor.shape[-1] % values:
+            raise ModelError(
+                f"{header.path}: the rows of '{name[:100]}' are no whole number of blocks; "
+                "download or copy it again."
+            )
+        if header.data_start + tensor.offset + math.prod(byte_shape(tensor)) > size:
             raise ModelError(f"{header.path} is truncated; download or copy it again.")
+
+
+def byte_shape(tensor: Tensor) -> tuple[int, ...]:
+    """A tensor's shape in bytes, of a type that can be read."""
+    values, width = _block(tensor)
+    *rows, last = tensor.shape or (1,)
+    return (*rows, last // values * width)
+
+
+def natural_dtype(header: Header) -> Dtype:
+    """The dtype that a file is best converted to.
+
+    Weights in a few bits are far from what they were before; 16 bits hold them well enough, and
+    models in these formats are large. bfloat16, because some models overflow float16.
+    """
+    names = {_name(tensor.type) for tensor in header.tensors.values()}
+    return "float32" if names <= {*_FLOAT32} else "bfloat16"
+
+
+def _name(number: int) -> str:
+    try:
+        return GGMLQuantizationType(number).name
+    except ValueError:
+        return f"type {number}"
+
+
+def _block(tensor: Tensor) -> tuple[int, int]:
+    """Values and bytes of a block of a tensor's type."""
+    values, width = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.type)]
+    return int(values), int(width)

@@ -1,104 +1,157 @@
-"""A Llama model's tensors from a GGUF file: their names, shapes, values and order of rows."""
+"""A model's tensors from a GGUF file: their names, shapes, values and order of rows."""
 
-from collections.abc import Mapping
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
+from numpy.typing import NDArray
 
 from mlx_steer.errors import ModelError
 from mlx_steer.gguf_header import Header
+from mlx_steer.model.gguf.architectures import Architecture
 from mlx_steer.model.gguf.config import ROPE_FACTORS
+from mlx_steer.model.gguf.readable import byte_shape
 
-_BLOCK_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+# A file of weights is at most so large, and so is what is in memory at a time.
+SHARD_BYTES = 4 * 2**30
 
 
-def _expected(config: Mapping[str, object]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Returns, for each GGUF tensor name of this model, the Hugging Face name and the shape."""
+@dataclass(frozen=True)
+class Wanted:
+    """A tensor that the model needs.
+
+    Attributes:
+        source: Its name in the GGUF file.
+        target: Its name in the folder.
+        shape: Rows first.
+        heads: Heads whose rows are stored as pairs that rotate together; 0 for other tensors.
+        offset: What the stored values are larger by.
+    """
+
+    source: str
+    target: str
+    shape: tuple[int, ...]
+    heads: int = 0
+    offset: float = 0.0
+
+
+def wanted_tensors(architecture: Architecture, config: Mapping[str, object]) -> list[Wanted]:
+    """All tensors of the model that config.json describes."""
     size = {key: value for key, value in config.items() if isinstance(value, int)}
-    hidden, inner = size["hidden_size"], size["intermediate_size"]
-    queries = size["num_attention_heads"] * size["head_dim"]
-    keys = size["num_key_value_heads"] * size["head_dim"]
-    shapes: dict[str, tuple[int, ...]] = {
-        "attn_norm": (hidden,),
+    hidden, inner, head_dim = size["hidden_size"], size["intermediate_size"], size["head_dim"]
+    queries = size["num_attention_heads"] * head_dim
+    keys = size["num_key_value_heads"] * head_dim
+    matrices: dict[str, tuple[int, ...]] = {
         "attn_q": (queries, hidden),
         "attn_k": (keys, hidden),
         "attn_v": (keys, hidden),
         "attn_output": (hidden, queries),
-        "ffn_norm": (hidden,),
         "ffn_gate": (inner, hidden),
         "ffn_up": (inner, hidden),
         "ffn_down": (hidden, inner),
     }
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {
-        "token_embd.weight": ("model.embed_tokens.weight", (size["vocab_size"], hidden)),
-        "output_norm.weight": ("model.norm.weight", (hidden,)),
-    }
+    offset = architecture.norm_offset
+    embedding = (size["vocab_size"], hidden)
+    wanted = [
+        Wanted("token_embd.weight", "model.embed_tokens.weight", embedding),
+        Wanted("output_norm.weight", "model.norm.weight", (hidden,), offset=offset),
+    ]
     if not config["tie_word_embeddings"]:
-        expected["output.weight"] = ("lm_head.weight", (size["vocab_size"], hidden))
+        wanted.append(Wanted("output.weight", "lm_head.weight", embedding))
+    pairs = {"attn_q": size["num_attention_heads"], "attn_k": size["num_key_value_heads"]}
     for layer in range(size["num_hidden_layers"]):
-        for name, shape in shapes.items():
-            target = f"model.layers.{layer}.{_BLOCK_NAMES[name]}"
-            expected[f"blk.{layer}.{name}.weight"] = (f"{target}.weight", shape)
-    return expected
+        for name, target in architecture.block.items():
+            stem, _, kind = name.partition(".")
+            source, target = f"blk.{layer}.{name}", f"model.layers.{layer}.{target}"
+            if stem not in matrices:
+                width = head_dim if stem in ("attn_q_norm", "attn_k_norm") else hidden
+                wanted.append(Wanted(source, target, (width,), offset=offset))
+                continue
+            shape = matrices[stem] if kind == "weight" else matrices[stem][:1]
+            heads = pairs.get(stem, 0) if architecture.rotates_pairs else 0
+            wanted.append(Wanted(source, target, shape, heads))
+    return wanted
 
 
-def check_tensors(header: Header, config: Mapping[str, object]) -> None:
-    """Raises ModelError unless the file holds just the tensors that `config` calls for."""
-    expected = _expected(config)
+def check_tensors(header: Header, architecture: Architecture, wanted: list[Wanted]) -> None:
+    """Raises ModelError unless the file holds just the tensors that are wanted."""
     found = {name: t.shape for name, t in header.tensors.items() if name != ROPE_FACTORS}
-    problems = [f"it lacks '{name}'" for name in expected if name not in found]
-    problems += [f"'{name}' is unknown" for name in found if name not in expected]
+    names = {w.source for w in wanted}
+    problems = [f"it lacks '{w.source}'" for w in wanted if w.source not in found]
+    problems += [f"'{name}' is unknown" for name in found if name not in names]
     problems += [
-        f"'{name}' is {found[name]}, not {shape}"
-        for name, (_, shape) in expected.items()
-        if found.get(name, shape) != shape
+        f"'{w.source}' is {found[w.source]}, not {w.shape}"
+        for w in wanted
+        if found.get(w.source, w.shape) != w.shape
     ]
     if problems:
         rest = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ModelError(
-            f"{header.path} does not hold the tensors of a Llama model: "
+            f"{header.path} does not hold the tensors of a {architecture.title} model: "
             f"{'; '.join(problems[:3])}{rest}. Use another file of this model."
         )
 
 
-def read_weights(
-    header: Header, config: Mapping[str, object], dtype: mx.Dtype
-) -> dict[str, mx.array]:
-    """All weights by their Hugging Face names, dequantised, in `dtype`."""
-    loaded = mx.load(str(header.path), format="gguf")
-    assert isinstance(loaded, dict)  # without return_metadata, what the stubs cannot tell
-    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    weights = {}
-    for name, (target, _) in _expected(config).items():
-        stem = name.removesuffix(".weight")
-        array = loaded[name]
-        if f"{stem}.scales" in loaded:
-            array = _dequantized(array, loaded[f"{stem}.scales"], loaded[f"{stem}.biases"])
-        count = heads.get(stem.rpartition(".")[2])
-        if isinstance(count, int):
-            array = _unpermuted(array, count)
-        weights[target] = array.astype(dtype)
-    return weights
+def save_weights(
+    header: Header,
+    wanted: list[Wanted],
+    folder: Path,
+    dtype: mx.Dtype,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write all tensors, dequantised, into a folder's safetensors files.
+
+    Args:
+        header: The GGUF file's.
+        wanted: See `wanted_tensors`.
+        folder: Is there already.
+        dtype: Of all weights.
+        shard_bytes: The size from which they are split among several files.
+    """
+    shards = list(_shards(wanted, dtype.size, shard_bytes))
+    places: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        several = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        name = f"model{several}.safetensors"
+        weights = {w.target: _read(header, w).astype(dtype) for w in shard}
+        mx.save_safetensors(str(folder / name), weights, {"format": "mlx"})
+        places |= dict.fromkeys(weights, name)
+    if len(shards) > 1:
+        size = sum(math.prod(w.shape) for w in wanted) * dtype.size
+        index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))}
+        text = json.dumps(index, indent=2)
+        (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _dequantized(weight: mx.array, scales: mx.array, biases: mx.array) -> mx.array:
-    # GGUF's scales are float16; products in float32 are what its definition means.
-    return mx.dequantize(
-        weight,
-        scales.astype(mx.float32),
-        biases.astype(mx.float32),
-        group_size=32,
-        bits=weight.shape[-1] // scales.shape[-1],
-    )
+def _shards(wanted: list[Wanted], item: int, most: int) -> Iterator[list[Wanted]]:
+    shard: list[Wanted] = []
+    size = 0
+    for tensor in wanted:
+        more = math.prod(tensor.shape) * item
+        if shard and size + more > most:
+            yield shard
+            shard, size = [], 0
+        shard.append(tensor)
+        size += more
+    yield shard
+
+
+def _read(header: Header, wanted: Wanted) -> mx.array:
+    tensor = header.tensors[wanted.source]
+    rows = byte_shape(tensor)
+    start = header.data_start + tensor.offset
+    raw = np.fromfile(header.path, np.uint8, math.prod(rows), offset=start).reshape(rows)
+    values: NDArray[np.float32] = dequantize(raw, GGMLQuantizationType(tensor.type))
+    array = mx.array(values.reshape(wanted.shape))
+    if wanted.heads:
+        array = _unpermuted(array, wanted.heads)
+    return array - wanted.offset if wanted.offset else array
 
 
 def _unpermuted(array: mx.array, heads: int) -> mx.array:

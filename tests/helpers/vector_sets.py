@@ -1,0 +1,47 @@
+"""Small sets of steering vectors, with all that metadata says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from mlx_steer.vectors import (
+    DatasetInfo,
+    ModelInfo,
+    SteeringVector,
+    SteeringVectorSet,
+    VectorMetadata,
+)
+from mlx_steer.vectors.exchange.foreign import KnownModel
+
+SIZE, NUM_LAYERS = 8, 6
+
+MODEL = ModelInfo(
+    id="tiny/llama", revision=None, model_type="llama", quantization=None, fingerprint="f00d"
+)
+KNOWN = KnownModel(MODEL, SIZE, NUM_LAYERS)
+
+
+def vector_set(
+    layers: Iterable[int] = (1, 3, 5), *, seed: int = 0, **changes: Any
+) -> SteeringVectorSet:
+    """Random vectors of a model of 6 layers of 8."""
+    values: dict[str, Any] = {
+        "behavior": "refusal",
+        "method": "mean_difference",
+        "token_position": "last",
+        "hidden_size": SIZE,
+        "num_layers": NUM_LAYERS,
+        "model": MODEL,
+        "chat_template_sha256": "a" * 64,
+        "dataset": DatasetInfo(name="refusal", sha256="b" * 64, pairs=50),
+        "seed": None,
+    } | changes
+    rng = np.random.default_rng(seed)
+    vectors = [
+        SteeringVector(i, rng.standard_normal(values["hidden_size"]).astype(np.float32), 10.0 + i)
+        for i in layers
+    ]
+    return SteeringVectorSet(vectors, VectorMetadata(**values))
