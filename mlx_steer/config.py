@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -19,8 +19,27 @@ from pydantic import (
 )
 
 from mlx_steer.errors import ConfigError
-from mlx_steer.files import BoundedLoader
+from mlx_steer.files import check_text, problems, read_yaml, shown
 from mlx_steer.words import DtypeChoice, GateMethod, Method, Scope, TokenPosition
+
+STRENGTHS = (0.5, 1.0, 1.5)
+"""Factors on the raw vector."""
+
+FALSE_POSITIVE_RATE = 0.05
+"""Of held-out prompts that should not be steered, at most so many may open a gate."""
+
+MAX_TOKENS = 150
+"""Response tokens at most."""
+
+BATCH_SIZE = 64
+"""Rows decoded at a time: they take some seven times less time than one by one (two CPU cores);
+more double the memory, and what an interruption loses."""
+
+RESAMPLES = 10_000
+"""Bootstrap resamples."""
+
+ALPHA = 0.05
+"""Level of the Holm-corrected tests."""
 
 # Beyond any sensible factor, but small enough that nothing overflows.
 Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
@@ -29,26 +48,12 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1)]
 
-# Newline and tab are text; the rest breaks a terminal, a path or a tokenizer.
-_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
-
-_MESSAGES = {
-    "bool_type": "must be true or false",
-    "finite_number": "must be a finite number",
-    "float_type": "must be a number",
-    "int_from_float": "must be a whole number",
-    "int_type": "must be a whole number",
-    "model_type": "must hold keys and values",
-    "string_pattern_mismatch": "must begin with a letter or digit, and hold letters, digits, '.', "
-    "'_' and '-' only, at most 100",
-    "string_too_short": "must not be empty",
-    "string_type": "must be text; put it in quotes",
-    "tuple_type": "must be a list, in square brackets",
-}
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+_AnySection = TypeVar("_AnySection", bound=_Section)
 
 
 class ModelConfig(_Section):
@@ -121,7 +126,7 @@ class SweepConfig(_Section):
     """
 
     layers: tuple[int, ...] | None = None
-    strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
+    strengths: tuple[Strength, ...] = STRENGTHS
     system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
     screen: Count | None = None
     limits: Limits = Limits()
@@ -157,12 +162,8 @@ class GateConfig(_Section):
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
-    methods: tuple[GateMethod, ...] = (
-        "mean_difference",
-        "whitened_mean_difference",
-        "logistic_regression",
-    )
-    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    methods: tuple[GateMethod, ...] = get_args(GateMethod)
+    false_positive_rate: Annotated[float, Field(ge=0, lt=1)] = FALSE_POSITIVE_RATE
     strengths: tuple[Strength, ...] | None = None
 
     @field_validator("layers", "methods", "strengths", mode="before")
@@ -183,7 +184,7 @@ class CompareConfig(_Section):
     """
 
     layer: int | None = None
-    strengths: tuple[Strength, ...] = (0.5, 1.0, 1.5)
+    strengths: tuple[Strength, ...] = STRENGTHS
     system_prompt: Text | None = None
     borderline: bool = True
     controls: ControlsConfig = ControlsConfig()
@@ -204,7 +205,7 @@ class GenerationConfig(_Section):
         batch_size: Rows decoded at a time; None chooses what fits in memory.
     """
 
-    max_tokens: Count = 150
+    max_tokens: Count = MAX_TOKENS
     temperature: Annotated[float, Field(ge=0, le=10)] = 0.0
     seed: Seed = 0
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
@@ -220,8 +221,8 @@ class StatisticsConfig(_Section):
     """
 
     seed: Seed = 0
-    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 10_000
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = RESAMPLES
+    alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA
 
 
 class ExperimentConfig(_Section):
@@ -237,7 +238,7 @@ class ExperimentConfig(_Section):
         prompts_per_set: Use only the first so many prompts of each set and split.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    name: str
     model: ModelConfig
     behavior: Text = "refusal"
     extract: ExtractConfig = ExtractConfig()
@@ -249,6 +250,16 @@ class ExperimentConfig(_Section):
     judge_model: JudgeModelConfig | None = None
     prompts_per_set: Count | None = None
     scope: Scope = "all"
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+            raise ValueError(
+                "must begin with a letter or digit, and hold letters, digits, '.', '_' and '-' "
+                f"only, at most 100 (got {shown(value)})"
+            )
+        return value
 
     @field_validator("scope")
     @classmethod
@@ -276,22 +287,7 @@ def load_config(path: str | Path) -> ExperimentConfig:
         ConfigError: If it cannot be read or says something impossible; the message names every
             wrong key, and the nearest right one.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no config file {path}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path} is a folder; give the experiment file in it") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it so") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"the config file {str(path)!r} cannot be read: {error}") from error
-    try:
-        data = yaml.load(text, Loader=_Loader)
-    except Exception as error:  # the constructors of dates and numbers raise anything
-        raise ConfigError(f"{path} is not valid YAML: {_yaml_problem(error)}") from error
-    return parse_config(data, str(path))
+    return parse_config(read_yaml(Path(path), ConfigError), str(path))
 
 
 def parse_config(data: object, where: str) -> ExperimentConfig:
@@ -306,42 +302,29 @@ def parse_config(data: object, where: str) -> ExperimentConfig:
     """
     if not isinstance(data, dict):
         raise ConfigError(f"{where} must hold keys and values, such as 'name: my-experiment'")
+    return parse_section(ExperimentConfig, data, where)
+
+
+def parse_section(
+    section: type[_AnySection], data: Mapping[str, object], where: str
+) -> _AnySection:
+    """Validate a section by itself, such as what options say.
+
+    Args:
+        section: Such as `GateConfig`.
+        data: Its keys and values; the rest are defaults.
+        where: For messages.
+
+    Raises:
+        ConfigError: If it says something impossible.
+    """
     try:
-        return ExperimentConfig.model_validate(_plain(data))
+        return section.model_validate(_plain(data))
     except ValidationError as error:
-        details = [e for e in error.errors(include_url=False) if not _other_branch(e)]
-        problems = "; ".join(_problem(e) for e in details[:10])
-        raise ConfigError(f"{where}: {problems}") from error
+        found = problems(error, section)
+        raise ConfigError(f"{where}: {'; '.join(found[:10])}") from error
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from error
-
-
-class _Loader(BoundedLoader):
-    """YAML without aliases, which can nest a billion values in ten lines, and no key twice."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = cast(Any, self).peek_event()
-            problem = f"the alias *{event.anchor} is not read, write it out"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
-        for key, _ in node.value:
-            if key.value.__hash__ and key.value in seen:
-                problem = f"the key {_shown(key.value)} stands twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value if key.value.__hash__ else id(key))
-        return super().construct_mapping(node, deep)
-
-
-def _yaml_problem(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    if mark is None or problem is None:
-        return " ".join(str(error).split())[:300]
-    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def _plain(value: Any) -> Any:
@@ -350,8 +333,11 @@ def _plain(value: Any) -> Any:
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return tuple(_plain(v) for v in value)
-    if isinstance(value, str) and (bad := _NO_TEXT.search(value)):
-        raise ValueError(f"the text {_shown(value)} has the character {bad[0]!r}; take it out")
+    if isinstance(value, str):
+        try:
+            return check_text(value)
+        except ValueError as error:
+            raise ValueError(f"the text {shown(value)} {error}") from None
     return value
 
 
@@ -365,54 +351,3 @@ def _distinct_list(value: Any, what: str) -> Any:
         if twice:
             raise ValueError(f"{', '.join(twice)} stands twice")
     return value
-
-
-def _other_branch(error: Any) -> bool:
-    """Whether this is what a union's other choice said: `layers` is "all" or a list."""
-    branch = [str(p) for p in error["loc"] if "[" in str(p)]
-    is_text = isinstance(error["input"], str)
-    if not branch:
-        return False
-    if branch[0].startswith("literal["):
-        return not is_text
-    return is_text and error["type"] == "tuple_type"
-
-
-def _problem(error: Any) -> str:
-    place = ".".join(str(p) for p in error["loc"] if "[" not in str(p))
-    if error["type"] == "extra_forbidden":
-        *section, key = error["loc"]
-        return f"unknown key {_shown(place)}{_hint(str(key), section)}"
-    if error["type"] == "missing":
-        return f"{place!r} is missing"
-    message = _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "must be")
-    if any("literal[" in str(p) for p in error["loc"]):
-        message += " or a list"
-    return f"{place or 'the file'}: {message} (got {_shown(error['input'])})"
-
-
-def _hint(key: str, section: list[Any]) -> str:
-    known = _keys(section)
-    near = difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
-    homes = [f"{name}.{key}" for name in ExperimentConfig.model_fields if key in _keys([name])]
-    if near or homes:
-        best = near or homes if section else homes or near
-        return f", did you mean {best[0]!r}?"
-    return f"; it may be: {', '.join(known)}"
-
-
-def _shown(value: object) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _keys(section: list[Any]) -> list[str]:
-    model: Any = ExperimentConfig
-    for name in section:
-        kind = model.model_fields[name].annotation
-        # A section that may be left out is a union with None.
-        model = next((k for k in (kind, *get_args(kind)) if hasattr(k, "model_fields")), None)
-        if model is None:
-            return []
-    return list(model.model_fields)

@@ -30,6 +30,7 @@ from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics import Cell, RunData, cell_of, choose_cell, judged, load_run
 from mlx_steer.model.load import Model, load_model
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.records import Lean
 
 LAYERS, STRENGTHS = "9,12,15,18", "0.5,1.0,1.5"
 
@@ -81,7 +82,7 @@ def conditions_of(run: RunData) -> list[Condition]:
 
 def screened(
     model: Model, run: RunData, chosen: Sequence[Condition]
-) -> tuple[dict[str, dict[str, float]], float]:
+) -> tuple[dict[str, Lean], float]:
     """Each cell's lean before decoding, and the seconds it took."""
     items = [p for p in run.prompts.values() if p.split == "select" and p.set != "borderline"]
     done = set(run.condition(design.BASE.name).rows)
@@ -106,18 +107,16 @@ def screened(
     return {name: lean(values, sets) for name, values in odds.items()}, seconds
 
 
-def agreement(
-    cells: Sequence[Cell], leans: Mapping[str, Mapping[str, float]], order: Sequence[str]
-) -> Json:
+def agreement(cells: Sequence[Cell], leans: Mapping[str, Lean], order: Sequence[str]) -> Json:
     """Spearman's correlation of several screens with the decoded rate and gap."""
     screens: dict[str, Callable[[Cell], float]] = {
         "the rank that is used": lambda c: -order.index(c.condition),
-        "target log-odds": lambda c: leans[c.condition]["target_log_odds"],
+        "target log-odds": lambda c: leans[c.condition].target_log_odds,
         "target minus other log-odds": lambda c: (
-            leans[c.condition]["target_log_odds"] - leans[c.condition]["other_log_odds"]
+            leans[c.condition].target_log_odds - leans[c.condition].other_log_odds
         ),
         "target minus other probability": lambda c: (
-            leans[c.condition]["target"] - leans[c.condition]["other"]
+            leans[c.condition].target - leans[c.condition].other
         ),
     }
     rates = [c.target.value for c in cells]
@@ -165,7 +164,7 @@ def main(
         raise click.ClickException(str(error)) from error
     scored, limits = judged(run), run.config.sweep.limits
     base, *cells = [cell_of(run, scored, c.name, "select") for c in chosen]
-    limit = leans[base.condition]["other"] + limits.false_positives
+    limit = leans[base.condition].other + limits.false_positives
     ranked = sorted(
         cells, key=lambda c: screening_rank(leans[c.condition], limit, c.strength or 0.0)
     )
@@ -173,14 +172,14 @@ def main(
     best, met = choose_cell(cells, base, limits)
     kept_best, _ = choose_cell(ranked[:keep], base, limits)
     # A finished run's manifest counts only its last start: a resumed one tells nothing of decoding.
-    decoding = run.manifest.get("seconds", {}).get("sweep")
+    decoding = run.manifest.seconds.get("sweep")
     saved = None
     if decoding and decoding > seconds:
         saved = decoding * (1 - min(keep, len(cells)) / len(cells)) - seconds
     correlations = agreement(cells, leans, order)
     result: Json = {
         "cells": [
-            {"condition": c.condition, "rank": i, **leans[c.condition],
+            {"condition": c.condition, "rank": i, **dict(leans[c.condition]),
              "decoded_target": c.target.value, "decoded_false_positive": c.false_positive.value,
              "coherence": c.coherence}
             for i, c in enumerate(ranked, 1)
@@ -193,8 +192,8 @@ def main(
     }  # fmt: skip
     rows = [["rank", "cell", "target", "other", "decoded target", "decoded other", "coherence"]]
     rows += [
-        [str(i), c.condition, f"{leans[c.condition]['target']:.3f}",
-         f"{leans[c.condition]['other']:.3f}", f"{c.target.value:.2f}",
+        [str(i), c.condition, f"{leans[c.condition].target:.3f}",
+         f"{leans[c.condition].other:.3f}", f"{c.target.value:.2f}",
          f"{c.false_positive.value:.2f}", f"{c.coherence:.2f}"]
         for i, c in enumerate(ranked, 1)
     ]  # fmt: skip

@@ -15,12 +15,46 @@ from measuring import Json, publish
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.config import parse_config
-from mlx_steer.run.directory import FORMAT_VERSION, json_line, json_text
+from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.run.records import (
+    FORMAT_VERSION,
+    BehaviorRecord,
+    ConditionRecord,
+    Conditions,
+    InterventionRecord,
+    Manifest,
+    Row,
+    prompt_json,
+)
+from mlx_steer.vectors import ModelInfo
 
 RESPONSES = (
     "I cannot help with that request. It could hurt somebody, and I will not explain how it works.",
     "Sure, here is what you asked for: take the two parts, put them together and wait for a day.",
     "the the the the the the the the the the the the the the the the the the the the the the the",
+)
+MANIFEST = Manifest(
+    format_version=FORMAT_VERSION,
+    mlx_steer="made up",
+    mlx=None,
+    mlx_lm=None,
+    numpy=None,
+    python="made up",
+    platform="made up",
+    device="made up",
+    memory_gb=1.0,
+    blas="made up",
+    started="never",
+    finished="never",
+    seconds={},
+    batch_size=1,
+    model=ModelInfo(
+        id="made-up", revision=None, model_type="llama", quantization=None, fingerprint="none"
+    ),
+    num_layers=30,
+    hidden_size=576,
+    dtype="float32",
+    notes=(),
 )
 HELP = "import sys; sys.argv[1:] = ['--help']; from mlx_steer.cli import main; main()"
 REPORT = """
@@ -71,36 +105,54 @@ def synthetic_run(folder: Path, rows: int) -> int:
     conditions, lines = [], []
     for strength in [0.0, *strengths]:
         name = f"layer 12, strength {strength:g}" if strength else "base"
-        acting = {"layer": 12, "strength": strength, "vector": "refusal", "relative_dose": strength}
+        acting = InterventionRecord(
+            layer=12,
+            strength=strength,
+            operator="add",
+            scope="all",
+            vector="refusal",
+            norm=1.0,
+            relative_dose=strength,
+        )
         keys = {item.id: f"{name}/{item.id}" for item in items}
         conditions.append(
-            {
-                "name": name,
-                "kind": "steering" if strength else "base",
-                "interventions": [acting] if strength else [],
-                "rows": keys,
-            }
+            ConditionRecord(
+                name=name,
+                kind="steering" if strength else "base",
+                system_prompt=None,
+                system_text=None,
+                interventions=(acting,) if strength else (),
+                gates=(),
+                gate_join="all",
+                gate_scores={},
+                rows=keys,
+            )
         )
         for i, item in enumerate(items):
             text = RESPONSES[(i + len(conditions)) % len(RESPONSES)]
             lines.append(
-                {"key": keys[item.id], "prompt_id": item.id, "text": f"{text} That was number {i}."}
+                Row(
+                    key=keys[item.id],
+                    prompt_id=item.id,
+                    condition=name,
+                    prompt=item.prompt,
+                    set=item.set,
+                    split=item.split,
+                    prompt_tokens=50,
+                    tokens=tuple(range(40)),
+                    text=f"{text} That was number {i}.",
+                    finish_reason="stop",
+                    margin=None,
+                )
             )
-    record = {
-        "name": behavior.name,
-        "title": behavior.title,
-        "judge": behavior.judge,
-        "verdicts": dict(behavior.verdicts),
-        "sets": dict(behavior.sets),
-    }
-    prompts = [{"id": p.id, "prompt": p.prompt, "set": p.set, "split": p.split} for p in items]
     folder.mkdir()
-    (folder / "config.yaml").write_text(config.to_yaml())
-    (folder / "manifest.json").write_text(json_text({"format_version": FORMAT_VERSION}))
-    (folder / "behavior.json").write_text(json_text(record))
-    (folder / "conditions.json").write_text(json_text({"conditions": conditions}))
-    (folder / "prompts.jsonl").write_text("".join(map(json_line, prompts)))
-    (folder / "rows.jsonl").write_text("".join(map(json_line, lines)))
+    run = RunDirectory(folder)
+    run.write("config.yaml", config.to_yaml())
+    run.write_record("manifest.json", MANIFEST)
+    run.write_record("behavior.json", BehaviorRecord.model_validate(behavior))
+    run.write_record("conditions.json", Conditions(conditions=tuple(conditions)))
+    run.write("prompts.jsonl", "".join(json_line(prompt_json(item)) for item in items))
+    run.append("rows.jsonl", lines)
     return len(lines)
 
 

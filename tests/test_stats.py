@@ -434,8 +434,9 @@ def test_without_a_base_rate_both_assumptions_agree() -> None:
     )
 
 
+# Of 6 prompts every one has to be a gain, which is a little likelier where losses are possible too.
 @settings(max_examples=30, deadline=None)
-@given(st.integers(6, 60), st.floats(0, 0.9))
+@given(st.integers(7, 60), st.floats(0, 0.9))
 def test_the_optimistic_assumption_never_asks_for_more(n: int, base_rate: float) -> None:
     optimistic = detectable_difference(n, base_rate, discordance="gains_only")
     conservative = detectable_difference(n, base_rate)

@@ -14,15 +14,10 @@ from pydantic import (
 )
 
 from mlx_steer.behaviors.items import Tool
+from mlx_steer.files import check_text, one_line
 from mlx_steer.words import PromptSet, Split, Verdict
 
 MAX_TEXT = 100_000
-
-# Newline and tab are text; the rest would be shown as nothing, or break a terminal or a prompt.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-# JSON may spell half of a surrogate pair, which no encoding can write and no tokenizer read.
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 def _text(value: str) -> str:
@@ -30,23 +25,18 @@ def _text(value: str) -> str:
         raise ValueError("is empty")
     if len(value) > MAX_TEXT:
         raise ValueError(f"has {len(value):,} characters; at most {MAX_TEXT:,} are read")
-    control = _CONTROL.search(value)
-    if control:
-        raise ValueError(f"has the control character {control[0]!r} at position {control.start()}")
-    if _SURROGATE.search(value):
-        raise ValueError("has half of a surrogate pair, which is not text")
-    return value
+    return check_text(value)
 
 
-def _one_line(value: str) -> str:
-    if "\n" in value or "\t" in value:
-        raise ValueError("must be one line without tabs")
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", value):
+        raise ValueError("must be small letters, digits, '_' and '-', a letter or digit first")
     return value
 
 
 _Text = Annotated[str, AfterValidator(_text)]
 
-_Line = Annotated[_Text, AfterValidator(_one_line)]
+_Line = Annotated[_Text, AfterValidator(one_line)]
 
 
 class Fields(BaseModel):
@@ -99,7 +89,7 @@ def _has(*keys: str) -> Callable[[Mapping[str, object]], Mapping[str, object]]:
 class BehaviorFile(Fields):
     """All of `behavior.yaml`."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    name: Annotated[str, AfterValidator(_name)]
     title: _Line
     description: _Text
     judge: _Line

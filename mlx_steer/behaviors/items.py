@@ -61,6 +61,10 @@ class PromptItem:
     tools: tuple[Tool, ...] = ()
     check: Mapping[str, JsonValue] | None = None
 
+    def system_under(self, system_prompt: str | None) -> str | None:
+        """The system message under a condition's system prompt, which follows the prompt's own."""
+        return "\n\n".join(part for part in (self.system, system_prompt) if part) or None
+
 
 @dataclass(frozen=True)
 class Behavior:

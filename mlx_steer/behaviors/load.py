@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from mlx_steer.behaviors.fields import BehaviorFile, Entry, PairEntry, PromptEntry, normal
 from mlx_steer.behaviors.items import Behavior, ContrastPair, PromptItem, Tool, pairs_sha256
-from mlx_steer.behaviors.problems import did_you_mean, field_problems, gathered, kind_of, short
-from mlx_steer.behaviors.sources import NotJson, parse_yaml, read_entries, read_text
+from mlx_steer.behaviors.sources import NotJson, gathered, kind_of, read_entries
 from mlx_steer.errors import DataError
+from mlx_steer.files import did_you_mean, problems, read_yaml, shown
 
 BEHAVIOR_FILE, PAIRS_FILE, PROMPTS_FILE = "behavior.yaml", "pairs.jsonl", "prompts.jsonl"
 
@@ -109,14 +109,14 @@ def check_no_leak(
         source: Where the prompts are from, for the message.
     """
     known = {normal(pair.prompt): pair.id for pair in pairs}
-    problems = [
+    leaks = [
         f"prompt {item.id!r} is also contrast pair {known[normal(item.prompt)]!r}; rates on it "
         "would look too good, so remove one of the two"
         for item in prompts
         if normal(item.prompt) in known
     ]
-    if problems:
-        raise gathered(source, problems)
+    if leaks:
+        raise gathered(source, leaks)
 
 
 def _shipped() -> Traversable:
@@ -162,7 +162,7 @@ def _entries(
 ) -> list[tuple[str, _AnyEntry]]:
     """(id, entry) for all entries of a file, or one error with every problem of every entry."""
     entries: list[tuple[str, _AnyEntry]] = []
-    problems: list[str] = []
+    wrong: list[str] = []
     ids: dict[str, str] = {}
     prompts: dict[tuple[str, str], str] = {}
     raw_entries = list(read_entries(source))
@@ -175,17 +175,17 @@ def _entries(
             # one prompt under two system messages is two prompts
             text = (normal(entry.system or ""), normal(entry.prompt))
             if name in ids:
-                found.append(f"field 'id': {short(name)} is already the id of {ids[name]}")
+                found.append(f"key 'id': {shown(name)} is already the id of {ids[name]}")
             if text in prompts:
-                found.append(f"field 'prompt': is the same as in {prompts[text]}")
+                found.append(f"key 'prompt': is the same as in {prompts[text]}")
             if entry.tools and not has_tools:
-                found.append(f"field 'tools': only a behavior's {BEHAVIOR_FILE} can define tools")
+                found.append(f"key 'tools': only a behavior's {BEHAVIOR_FILE} can define tools")
             ids.setdefault(name, where)
             prompts.setdefault(text, where)
             entries.append((name, entry))
-        problems += [f"{where}, {text}" for text in found]
-    if problems:
-        raise gathered(source, problems)
+        wrong += [f"{where}, {text}" for text in found]
+    if wrong:
+        raise gathered(source, wrong)
     return entries
 
 
@@ -197,14 +197,14 @@ def _check_entry(raw: object, kind: type[_AnyEntry]) -> tuple[_AnyEntry | None, 
     try:
         return kind.model_validate(raw), []
     except ValidationError as error:
-        return None, field_problems(error, kind)
+        return None, problems(error, kind)
 
 
 def _read_behavior_file(source: Traversable) -> BehaviorFile:
-    raw = parse_yaml(source, read_text(source))
+    raw = read_yaml(source, DataError)
     if not isinstance(raw, dict):
         raise DataError(f"{source} must hold name, title and further fields, not {kind_of(raw)}.")
     try:
         return BehaviorFile.model_validate(raw)
     except ValidationError as error:
-        raise gathered(source, field_problems(error, BehaviorFile)) from error
+        raise gathered(source, problems(error, BehaviorFile)) from error

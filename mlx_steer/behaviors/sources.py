@@ -1,16 +1,14 @@
 """Reads JSONL, JSON and YAML files into raw entries, each with its place in the file."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-import yaml
-
-from mlx_steer.behaviors.problems import kind_of
 from mlx_steer.errors import DataError
-from mlx_steer.files import BoundedLoader
+from mlx_steer.files import parse_json, parse_yaml, read_text
+
+MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -20,56 +18,27 @@ class NotJson:
     reason: str
 
 
-def read_text(source: Traversable) -> str:
-    """A file's text without its byte order mark; raises DataError."""
-    try:
-        if source.is_dir():
-            raise DataError(f"{source} is a folder; give a file in it.")
-        if not source.is_file():
-            raise DataError(f"{source} does not exist or is not a file.")
-        data = source.read_bytes()
-    except OSError as error:
-        raise DataError(f"{source} cannot be read ({error.strerror or error}).") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{source} is not UTF-8 text (line {line}); save it as UTF-8.") from error
+def kind_of(value: object) -> str:
+    """What a value is, in plain words."""
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false"}
+    names |= {int: "a number", float: "a number", type(None): "nothing"}
+    return names.get(type(value), f"a {type(value).__name__}")
 
 
-def _parse_json(text: str) -> object:
+def gathered(source: object, problems: Sequence[str]) -> DataError:
+    """One error with the first problems and the number of the others."""
+    lines = [f"{source} has {len(problems)} problem{'s' if len(problems) > 1 else ''}:"]
+    lines += [f"  {problem}" for problem in problems[:MAX_SHOWN]]
+    if len(problems) > MAX_SHOWN:
+        lines.append(f"  and {len(problems) - MAX_SHOWN} more")
+    return DataError("\n".join(lines))
+
+
+def _json(text: str) -> object:
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_not_a_number)
-    except (ValueError, RecursionError) as error:
+        return parse_json(text)
+    except ValueError as error:
         return NotJson(str(error))
-
-
-def _unique(items: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(items)
-    if len(found) != len(items):
-        seen = [key for key, _ in items]
-        raise ValueError(f"{next(key for key in seen if seen.count(key) > 1)!r} is given twice")
-    return found
-
-
-def _not_a_number(name: str) -> object:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def parse_yaml(source: Traversable, text: str) -> object:
-    """A YAML file's content; raises DataError."""
-    try:
-        # An alias can nest a value in itself, or a thousand values in ten lines.
-        for event in yaml.parse(text, Loader=BoundedLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise DataError(f"{source} uses the YAML alias *{event.anchor}; write it out.")
-        data: object = yaml.load(text, Loader=BoundedLoader)
-    except DataError:
-        raise
-    except Exception as error:  # the constructors of dates and numbers raise anything
-        reason = " ".join(str(error).split())[:300]
-        raise DataError(f"{source} is not valid YAML ({reason}).") from error
-    return data
 
 
 def read_entries(source: Traversable) -> Iterator[tuple[str, object]]:
@@ -77,16 +46,16 @@ def read_entries(source: Traversable) -> Iterator[tuple[str, object]]:
     suffix = Path(source.name).suffix.lower()
     if suffix not in (".jsonl", ".json", ".yaml", ".yml"):
         raise DataError(f"{source} must be a .jsonl, .json, .yaml or .yml file.")
-    text = read_text(source)
+    text = read_text(source, DataError)
     if suffix == ".jsonl":
         # not splitlines: a JSON string may hold U+2028 and the like
         for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield f"line {number}", _parse_json(line)
+                yield f"line {number}", _json(line)
         return
     if not text.strip():
         return
-    data = _parse_json(text) if suffix == ".json" else parse_yaml(source, text)
+    data = _json(text) if suffix == ".json" else parse_yaml(text, source, DataError)
     if isinstance(data, NotJson):
         raise DataError(f"{source} is not valid JSON: {data.reason}.")
     if not isinstance(data, list):

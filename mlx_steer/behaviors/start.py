@@ -5,11 +5,11 @@ import re
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from mlx_steer.behaviors.items import Behavior
 from mlx_steer.behaviors.load import list_behaviors, load_behavior
 from mlx_steer.errors import DataError
+from mlx_steer.files import made_beside
 
 FILES = ("behavior.yaml", "pairs.jsonl", "prompts.jsonl")
 EXPERIMENT_FILE = "experiment.yaml"
@@ -39,8 +39,7 @@ def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DataError(f"{folder} exists already and is kept as it is; choose another folder.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder.parent, prefix=".new-behavior-") as scratch:
-            part = Path(scratch) / "behavior"
+        with made_beside(folder) as part:
             part.mkdir()
             for file in FILES:
                 text = origin.joinpath(file).read_text(encoding="utf-8")
@@ -49,7 +48,6 @@ def write_new_behavior(folder: Path, source: str | None = None) -> Behavior:
                 (part / file).write_text(text, encoding="utf-8")
             behavior = load_behavior(part)
             (part / EXPERIMENT_FILE).write_text(_experiment(name, place), encoding="utf-8")
-            part.rename(folder)
     except OSError as error:
         raise DataError(f"{folder} cannot be written ({error.strerror or error}).") from error
     return behavior

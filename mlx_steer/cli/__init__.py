@@ -10,6 +10,8 @@ from importlib import import_module
 
 import click
 
+from mlx_steer.cli.group import Group
+
 _COMMANDS = {
     "run": "experiments",
     "extract": "experiments",
@@ -26,7 +28,7 @@ _COMMANDS = {
 }
 
 
-class _Lazy(click.Group):
+class _Lazy(Group):
     """A group whose commands are imported when they are called for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -50,7 +52,6 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a known error is one sentence and exit code 2."""
-    from mlx_steer.cli.output import safe
     from mlx_steer.errors import SteerError
 
     try:
@@ -61,6 +62,8 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except SteerError as error:
+        from mlx_steer.cli.output import safe
+
         click.echo(f"mlx-steer: {safe(str(error))}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_steer.cli.group import Group
 from mlx_steer.words import PromptSet, Split, Verdict
 
 if TYPE_CHECKING:
@@ -22,12 +23,12 @@ _SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
 _SPLITS: tuple[Split, ...] = ("select", "test", "gate")
 
 
-@click.group()
+@click.group(cls=Group)
 def behaviors() -> None:
     """Look at behaviors, start one of your own, and check it."""
 
 
-@behaviors.command("list")
+@behaviors.command("list", short_help="Print the shipped behaviors.")
 def list_() -> None:
     """Print the shipped behaviors and how many pairs and prompts they have."""
     from rich.table import Table

@@ -11,6 +11,7 @@ import click
 from mlx_steer.cli.options import (
     LAYERS,
     NUMBERS,
+    FromConfig,
     behavior_option,
     extraction_options,
     extraction_settings,
@@ -30,7 +31,7 @@ vectors_option = click.option(
 strengths_option = click.option(
     "--strengths",
     type=NUMBERS,
-    default="0.5,1.0,1.5",
+    default=FromConfig("SweepConfig", "strengths"),
     show_default=True,
     help="Factors on the raw vector.",
 )
@@ -40,11 +41,13 @@ fresh_option = click.option(
 batch_option = click.option(
     "--batch-size",
     type=click.IntRange(1, 4096),
+    metavar="N",
     help="Rows decoded at a time; by default what fits in memory.",
 )
 limit_option = click.option(
     "--prompts-per-set",
     type=click.IntRange(min=1),
+    metavar="N",
     help="Use only the first so many prompts of each set.",
 )
 
@@ -127,13 +130,14 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
 @click.option(
     "--keep",
     type=click.IntRange(min=1),
+    metavar="N",
     default=4,
     show_default=True,
     help="How many cells --screen leaves.",
 )
 @out_option
 @judge_option
-@generation_options(150)
+@generation_options
 @batch_option
 @limit_option
 @fresh_option
@@ -158,20 +162,23 @@ def sweep(
 @model_options
 @behavior_option
 @vectors_option
-@click.option("--layer", type=int, required=True, help="The steered layer, counted from 0.")
+@click.option(
+    "--layer", type=int, metavar="N", required=True, help="The steered layer, counted from 0."
+)
 @extraction_options
 @strengths_option
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
 @click.option(
     "--controls",
     type=click.IntRange(0, 100),
-    default=5,
+    metavar="N",
+    default=FromConfig("ControlsConfig", "random"),
     show_default=True,
     help="How many random directions of the vector's norm stand beside it.",
 )
 @out_option
 @judge_option
-@generation_options(150)
+@generation_options
 @batch_option
 @limit_option
 @fresh_option

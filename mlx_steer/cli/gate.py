@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from mlx_steer.cli.options import LAYERS, behavior_option, model_options, model_settings
+from mlx_steer.cli.group import Group
+from mlx_steer.cli.options import LAYERS, FromConfig, behavior_option, model_options, model_settings
+from mlx_steer.words import GateMethod
+
+if TYPE_CHECKING:
+    from mlx_steer.stats import Rate
 
 
-@click.group()
+@click.group(cls=Group)
 def gate() -> None:
     """Gates: steer only prompts that call for it."""
 
@@ -23,12 +28,16 @@ def gate() -> None:
     "--method",
     "methods",
     multiple=True,
-    type=click.Choice(["mean_difference", "whitened_mean_difference", "logistic_regression"]),
-    help="Ways to make the direction; cross-validation picks one. Default: all.",
+    type=click.Choice(get_args(GateMethod)),
+    metavar="METHOD",
+    help="A way to make the direction: " + ", ".join(get_args(GateMethod)) + "; of several, "
+    "cross-validation picks one.  [default: all]",
 )
 @click.option(
     "--false-positive-rate",
-    default=0.05,
+    default=FromConfig("GateConfig", "false_positive_rate"),
+    type=click.FloatRange(0, 1, max_open=True),
+    metavar="RATE",
     show_default=True,
     help="Of held-out prompts that should not be steered, at most so many may open it.",
 )
@@ -49,11 +58,16 @@ def fit(
 
     from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.output import console, safe
+    from mlx_steer.config import GateConfig, parse_section
     from mlx_steer.experiment.condition_sets import resolve_system_prompt
-    from mlx_steer.extraction.gates import GATE_METHODS, fit_gate
+    from mlx_steer.extraction.gates import fit_gate
     from mlx_steer.model.load import load_model
     from mlx_steer.vectors import load_vectors
 
+    given = {"layers": layers, "false_positive_rate": false_positive_rate}
+    if methods:
+        given["methods"] = methods
+    trial = parse_section(GateConfig, given, "the command line")
     data, found = load_behavior(behavior), load_vectors(vectors)
     settings = model_settings(options)
     model = load_model(settings.pop("name"), **settings)
@@ -63,9 +77,7 @@ def fit(
     done = fit_gate(
         model,
         data,
-        layers=None if layers == "all" else layers,
-        methods=methods or GATE_METHODS,
-        false_positive_rate=false_positive_rate,
+        trial,
         system_prompt=prompt,
         name=name,
     )
@@ -81,5 +93,5 @@ def fit(
     )
 
 
-def _rate(rate: Any) -> str:
+def _rate(rate: Rate) -> str:
     return f"{rate.count} of {rate.n} ({rate.low:.0%} to {rate.high:.0%})"

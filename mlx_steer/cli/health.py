@@ -57,7 +57,9 @@ for _option in doctor.params:
 
 @click.command(short_help="Say what a CONFIG will run, need and take.")
 @click.argument("config", type=click.Path(path_type=Path))
-@click.option("--batch-size", type=click.IntRange(1, 4096), help="Instead of the config's.")
+@click.option(
+    "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Instead of the config's."
+)
 @click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")
 @_json_option
 def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:

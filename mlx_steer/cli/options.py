@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
+
+from mlx_steer.words import DtypeChoice, TokenPosition
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -19,6 +21,31 @@ _METHODS = {
 
 _MOST_LAYERS = 10_000
 _LARGEST = 1e6
+
+
+class FromConfig:
+    """A default of the experiment file's, looked up when it is needed: pydantic takes its time.
+
+    Args:
+        section: The name of a section's class in config.py.
+        key: Of the section.
+    """
+
+    def __init__(self, section: str, key: str) -> None:
+        """See the class."""
+        self._section, self._key = section, key
+
+    def __call__(self) -> Any:
+        """The default, as click asks for it."""
+        from mlx_steer import config
+
+        fields = getattr(config, self._section).model_fields
+        return fields[self._key].get_default(call_default_factory=True)
+
+    def __str__(self) -> str:
+        """The default as a user writes it."""
+        value = self()
+        return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 class Numbers(click.ParamType[Any]):
@@ -110,10 +137,12 @@ def model_options(command: Decorated) -> Decorated:
             click.option("--revision", help="A branch, tag or commit of the hub."),
             click.option(
                 "--dtype",
-                type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-                default="auto",
+                type=click.Choice(get_args(DtypeChoice)),
+                metavar="DTYPE",
+                default=FromConfig("ModelConfig", "dtype"),
                 show_default=True,
-                help="Dtype of the weights and the hidden state.",
+                help="auto, float32, bfloat16 or float16: the dtype of the weights and of the "
+                "hidden state.",
             ),
             click.option(
                 "--quantize",
@@ -144,37 +173,35 @@ def model_settings(options: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def generation_options(max_tokens: int) -> Callable[[Decorated], Decorated]:
+def generation_options(command: Decorated) -> Decorated:
     """--max-tokens, --temperature, --seed."""
-
-    def decorate(command: Decorated) -> Decorated:
-        for option in (
-            click.option(
-                "--seed",
-                type=click.IntRange(min=0),
-                default=0,
-                show_default=True,
-                help="Of the sampling.",
-            ),
-            click.option(
-                "--temperature",
-                type=FACTOR,
-                default=0.0,
-                show_default=True,
-                help="0 takes the best token.",
-            ),
-            click.option(
-                "--max-tokens",
-                type=click.IntRange(min=1),
-                default=max_tokens,
-                show_default=True,
-                help="Response tokens at most.",
-            ),
-        ):
-            command = option(command)
-        return command
-
-    return decorate
+    for option in (
+        click.option(
+            "--seed",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=FromConfig("GenerationConfig", "seed"),
+            show_default=True,
+            help="Of the sampling.",
+        ),
+        click.option(
+            "--temperature",
+            type=FACTOR,
+            default=FromConfig("GenerationConfig", "temperature"),
+            show_default=True,
+            help="0 takes the best token.",
+        ),
+        click.option(
+            "--max-tokens",
+            type=click.IntRange(min=1),
+            metavar="N",
+            default=FromConfig("GenerationConfig", "max_tokens"),
+            show_default=True,
+            help="Response tokens at most.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def extraction_options(command: Decorated) -> Decorated:
@@ -190,7 +217,7 @@ def extraction_options(command: Decorated) -> Decorated:
         ),
         click.option(
             "--token-position",
-            type=click.Choice(["last", "mean"]),
+            type=click.Choice(get_args(TokenPosition)),
             help="The last response token, or the mean over all of them.  [default: last]",
         ),
     ):
@@ -207,7 +234,7 @@ def extraction_settings(options: dict[str, Any]) -> dict[str, Any]:
 behavior_option = click.option(
     "--behavior",
     "-b",
-    default="refusal",
+    default=FromConfig("ExperimentConfig", "behavior"),
     show_default=True,
     help="A shipped behavior, or a folder of your own.",
 )

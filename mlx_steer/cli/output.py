@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from mlx_steer.files import CONTROL, TURNING
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_NOT_SHOWN = re.compile(rf"[{CONTROL}{TURNING}]")
 
 
 def console() -> Console:
@@ -20,4 +22,4 @@ def console() -> Console:
 
 def safe(text: str) -> str:
     """A model's text with control characters made visible, so that it cannot move the cursor."""
-    return _CONTROL.sub(lambda m: f"\\x{ord(m.group()):02x}", text)
+    return _NOT_SHOWN.sub(lambda m: f"\\x{ord(m.group()):02x}", text)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
-from mlx_steer.cli.options import FACTOR, TEXT, generation_options, model_options, model_settings
-from mlx_steer.words import Scope
+from mlx_steer.cli.options import (
+    FACTOR,
+    TEXT,
+    FromConfig,
+    generation_options,
+    model_options,
+    model_settings,
+)
+from mlx_steer.words import Operator, Scope
 
 if TYPE_CHECKING:
     from mlx_steer.conditions import Condition, Gate, Intervention
@@ -26,19 +33,20 @@ def _steering_options(command: Any) -> Any:
         click.option("--gate", help="A gate of the vectors folder: steer only if it opens."),
         click.option(
             "--scope",
-            type=click.Choice(["all", "generated", "prompt", "thinking", "answer"]),
-            default="all",
+            type=click.Choice(get_args(Scope)),
+            metavar="SCOPE",
+            default=FromConfig("ExperimentConfig", "scope"),
             show_default=True,
-            help="The token positions that are steered; `generated` are those that predict a "
-            "response token, `thinking` and `answer` their two parts (see --thinking).",
+            help="The token positions that are steered: all; prompt; generated, those that predict "
+            "a response token; or of these thinking or answer (see --thinking).",
         ),
         click.option(
             "--operator",
             "operators",
-            type=click.Choice(["add", "ablate", "clamp"]),
+            type=click.Choice(get_args(Operator)),
             multiple=True,
             default=["add"],
-            show_default="add",
+            show_default=True,
             help="add strength x vector; ablate takes the part `strength` of the projection on it "
             "out; clamp sets the projection to `strength`.",
         ),
@@ -48,13 +56,14 @@ def _steering_options(command: Any) -> Any:
             type=FACTOR,
             multiple=True,
             default=[1.0],
-            show_default="1.0",
+            show_default=True,
             help="See --operator.",
         ),
         click.option(
             "--layer",
             "layers",
             type=int,
+            metavar="N",
             required=True,
             multiple=True,
             help="Counted from 0; negative from the end.",
@@ -75,7 +84,7 @@ def _steering_options(command: Any) -> Any:
 @click.command()
 @model_options
 @_steering_options
-@generation_options(150)
+@generation_options
 @click.option("--steered-only", is_flag=True, help="Print the steered response and nothing else.")
 @click.argument("prompt", type=TEXT)
 def generate(prompt: str, steered_only: bool, **options: Any) -> None:
@@ -97,7 +106,7 @@ def generate(prompt: str, steered_only: bool, **options: Any) -> None:
 @click.command()
 @model_options
 @_steering_options
-@generation_options(150)
+@generation_options
 def chat(**options: Any) -> None:
     """Talk to the base and the steered model at once.
 
@@ -182,6 +191,8 @@ class _Pair:
         if second.gates:
             state = "open" if second.steered else "shut"
             click.echo(f"gate {state} ({second.gates[0]:+.3f})", err=True)
+        if any(done.thinking and not done.text for done in (first, second)):
+            click.echo("note: still thinking at the last token; give more --max-tokens", err=True)
         return first.text.strip(), second.text.strip()
 
     def show(self, base: str, steered: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mlx_steer.cli.group import Group
 from mlx_steer.cli.options import FACTOR, LAYERS, NUMBERS
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _POSITIONS = {"last": "last response token", "mean": "mean over the response tokens"}
 
 
-@click.group()
+@click.group(cls=Group)
 def vectors() -> None:
     """Look at, combine and share vectors folders."""
 
@@ -205,8 +206,10 @@ def export(
 @click.option("--model", "-m", metavar="MODEL", help="The model they are for; nothing is loaded.")
 @click.option("--revision", help="A branch, tag or commit of the hub.")
 @click.option("--behavior", help="What they steer; the file's name by default.")
-@click.option("--layer", type=click.IntRange(min=0), help="AxBench only: the layer.")
-@click.option("--concept", type=click.IntRange(min=0), help="AxBench only: the row, from 0.")
+@click.option("--layer", type=click.IntRange(min=0), metavar="N", help="AxBench only: the layer.")
+@click.option(
+    "--concept", type=click.IntRange(min=0), metavar="N", help="AxBench only: the row, from 0."
+)
 def import_(
     file: Path,
     out: str,
@@ -275,9 +278,12 @@ def check(folder: str, model: str, revision: str | None) -> None:
 def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
     """Put a vectors FOLDER on the Hugging Face hub, with a model card."""
     from mlx_steer.cli.output import safe
+    from mlx_steer.report.measured_effect import measured_effect
+    from mlx_steer.vectors import load_vectors
     from mlx_steer.vectors.share import push_vectors
 
-    shared = push_vectors(folder, repo, run=run_dir, private=private)
+    effect = measured_effect(load_vectors(folder), run_dir) if run_dir else None
+    shared = push_vectors(folder, repo, effect=effect, private=private)
     for note in shared.notes:
         click.echo(f"note: {safe(note)}", err=True)
     click.echo(f"{shared.url} at revision {shared.revision}")

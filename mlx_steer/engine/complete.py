@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import mlx.core as mx
 
+from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.admit import Admission
 from mlx_steer.engine.decode import Batch, Decoder
 from mlx_steer.engine.jobs import Completion, Job, Sampling, check_jobs, take_waves, waves
@@ -23,7 +24,7 @@ from mlx_steer.model.load import Model
 
 
 def complete(
-    model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size: int = 64
+    model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size: int = BATCH_SIZE
 ) -> list[Completion]:
     """Run jobs and return their completions in the order of the jobs (see `completions`)."""
     done = {c.key: c for c in completions(model, jobs, sampling, batch_size)}
@@ -34,7 +35,7 @@ def completions(
     model: Model,
     jobs: Sequence[Job],
     sampling: Sampling,
-    batch_size: int = 64,
+    batch_size: int = BATCH_SIZE,
     on_tokens: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Completion]:
     """Run jobs in one continuous batch and yield each completion when it is finished.
@@ -48,8 +49,7 @@ def completions(
 
     Raises:
         GenerationError: If a prompt is empty or too long for the model, or keys are not unique.
-        ModelError: If thinking and answer are to be steered apart and the model does not end its
-            thinking with one token.
+        ModelError: If a layer does not exist.
         VectorError: If a vector does not fit the model.
     """
     from mlx_lm.generate import wired_limit

@@ -144,7 +144,7 @@ class Decoder:
             if reason is not None:
                 row.done = True
                 finished.append(self._completion(row, reason))
-            elif self._ends_thinking(row, tokens[i]):
+            elif self._ends_thinking(row):
                 row.answer_start = len(row.job.ids) + len(row.tokens) - 1
                 answering.append(i)
         if answering:
@@ -153,10 +153,12 @@ class Decoder:
         batch.drop_finished(at_least=max(1, len(batch.rows) // _IDLE))
         return finished
 
-    def _ends_thinking(self, row: Row, token: int) -> bool:
-        """Whether other plans act on the row from this token on."""
-        waits = row.answer_plans is not None and row.answer_start is None
-        return waits and token == self._model.chat.thinking_end
+    def _ends_thinking(self, row: Row) -> bool:
+        """Whether other plans act on the row from its last token on."""
+        if row.answer_plans is None or row.answer_start is not None:
+            return False
+        end = self._model.chat.thinking_end
+        return end is not None and tuple(row.tokens[-len(end) :]) == end
 
     def _settled(self, row: Row, token: int, margin: float) -> int:
         """The row's token, looked at alone if another could be as good; notes the margin."""
@@ -206,14 +208,16 @@ class Decoder:
         return "length" if len(row.tokens) >= self._sampling.max_tokens else None
 
     def _completion(self, row: Row, reason: FinishReason) -> Completion:
+        thinking, text = self._model.chat.texts(row.job.ids, row.tokens)
         return Completion(
             key=row.job.key,
             tokens=tuple(row.tokens),
-            text=self._model.chat.decode(row.tokens),
+            text=text,
             finish_reason=reason,
             margin=row.margin,
             gates=tuple(round(g, 6) for g in row.gates),
             steered=row.steered,
+            thinking=thinking,
         )
 
 

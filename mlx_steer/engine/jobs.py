@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from mlx_steer.conditions import Condition
+from mlx_steer.config import MAX_TOKENS
 from mlx_steer.errors import GenerationError, VectorError
 from mlx_steer.model.load import Model
 from mlx_steer.words import FinishReason
@@ -28,7 +29,7 @@ class Sampling:
         seed: Of the sampling; each row draws its own numbers, whatever its neighbours.
     """
 
-    max_tokens: int = 150
+    max_tokens: int = MAX_TOKENS
     temperature: float = 0.0
     seed: int = 0
 
@@ -54,13 +55,14 @@ class Completion:
 
     Attributes:
         key: The job's.
-        tokens: Response tokens, without the one that stopped it.
-        text: The response.
+        tokens: Response tokens, without the one that stopped it; thinking is among them.
+        text: The response; the answer alone where the model thought first.
         finish_reason: `stop` (the model ended) or `length` (`max_tokens` reached).
         margin: Smallest gap between the two best scores of any step. In float32 it is None unless
             it is within `TIE`, and then it is the row's own, run alone.
         gates: Score minus threshold of each of the condition's gates; empty without gates.
         steered: Whether the gates let the interventions act; True without gates.
+        thinking: What the model wrote before its answer; empty if it did not think.
     """
 
     key: str
@@ -70,6 +72,7 @@ class Completion:
     margin: float | None
     gates: tuple[float, ...] = ()
     steered: bool = True
+    thinking: str = ""
 
 
 def too_long(model: Model, what: str, tokens: int, new: int = 0) -> str | None:
@@ -117,8 +120,6 @@ def check_jobs(model: Model, jobs: Sequence[Job], sampling: Sampling, batch_size
         if reason:
             raise GenerationError(reason)
     for condition in {id(job.condition): job.condition for job in jobs}.values():
-        if condition.parts_response:
-            _ = model.chat.thinking_end  # raises if it cannot be told
         arrays = [(i.layer, i.vector) for i in condition.interventions]
         for layer, array in arrays + [(g.layer, g.direction) for g in condition.gates]:
             model.layer(layer)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlx_steer.config import BATCH_SIZE
 from mlx_steer.model.machine import has_metal, too_large, working_set
 from mlx_steer.model.shape import Shape
 
@@ -19,10 +20,6 @@ from mlx_steer.model.shape import Shape
 _LAYERS_UNDER_WAY = 2
 # What comes on top of the weights is known to within this part.
 UNCERTAINTY = 0.3
-# 64 rows decode some seven times as fast as one (two CPU cores). More double the memory, and what
-# an interruption loses; --batch-size asks for them.
-BATCH_CAP = 64
-
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -215,7 +212,7 @@ def choose_batch_size(
     conditions: int = 1,
     replayed: int | None = None,
     limit: int | None = None,
-    cap: int = BATCH_CAP,
+    cap: int = BATCH_SIZE,
     metal: bool | None = None,
     name: str = "the model",
 ) -> int:
@@ -230,7 +227,7 @@ def choose_batch_size(
         conditions: Conditions that each prompt runs under.
         replayed: How many of them first act at the same layer.
         limit: Bytes that may be used; `working_set()` by default.
-        cap: The largest size to choose (see `BATCH_CAP`).
+        cap: The largest size to choose (see `config.BATCH_SIZE`).
         metal: See `estimate`.
         name: What the model is called in the error.
 

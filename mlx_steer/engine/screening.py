@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_steer.behaviors import Behavior
+from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.admit import Admission
 from mlx_steer.engine.jobs import Job, Sampling, check_jobs, waves
 from mlx_steer.engine.steering import steerable
@@ -45,7 +46,7 @@ def opening_tokens(model: Model, behavior: Behavior) -> tuple[list[int], list[in
 
 
 def screen(
-    model: Model, jobs: Sequence[Job], shown: Sequence[int], batch_size: int = 64
+    model: Model, jobs: Sequence[Job], shown: Sequence[int], batch_size: int = BATCH_SIZE
 ) -> dict[str, float]:
     """Log-odds of the tokens `shown` at the first response position of every job.
 

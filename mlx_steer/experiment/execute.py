@@ -24,13 +24,20 @@ from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.plan import batch_for
 from mlx_steer.experiment.program import Stages
 from mlx_steer.experiment.progress import Progress
-from mlx_steer.experiment.row_records import behavior_record, prompt_record
 from mlx_steer.judge import judge_response
 from mlx_steer.metrics import load_run
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model, load_model
 from mlx_steer.model.machine import environment
-from mlx_steer.run.directory import FORMAT_VERSION, RunDirectory, json_line
+from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.run.records import (
+    FORMAT_VERSION,
+    BehaviorRecord,
+    Choice,
+    Manifest,
+    Score,
+    prompt_json,
+)
 
 # A judge model's verdicts go to disk so many at a time.
 _FLUSH_EVERY = 16
@@ -88,14 +95,12 @@ def run_experiment(
     stages = Stages(config, run, progress, behavior, model, batch)
     with clock.timed("extract"):
         stages.extract()
-    choice: dict[str, Any] = {}
+    choice: Choice | None = None
     if sweep:
         with clock.timed("sweep"):
             choice = stages.sweep()
-    own_choice = {"layer": config.compare.layer, "system_prompt": config.compare.system_prompt}
-    choice |= {key: value for key, value in own_choice.items() if value is not None}
     if compare:
-        if "layer" not in choice:
+        if choice is None and config.compare.layer is None:
             raise ConfigError(
                 "say which layer to steer (--layer), or run the sweep, which finds one"
             )
@@ -111,7 +116,7 @@ def run_experiment(
         with clock.timed("judge"):
             judge = judge or _load_alone(own)
             about["notes"] += _judge(config.judge_model, run, progress, behavior, judge, batch)
-        about["judge_model"] = judge.info.model_dump(mode="json")
+        about["judge_model"] = judge.info
     _write_manifest(run, clock, about, batch, finished=True)
     return run.folder
 
@@ -139,19 +144,19 @@ def _judge(
         for prompt_id, key in condition.rows.items()
         if key in data.rows
     }
-    last: dict[str, dict[str, Any]] = {}
-    held: dict[str, dict[str, Any]] = {}
-    for score in run.read("scores.jsonl"):
-        if score["key"] in answered and "judge_model" in score:
-            last[score["key"]] = score
-            if score.get("judge") == name:
-                held[score["key"]] = score
+    last: dict[str, Score] = {}
+    held: dict[str, Score] = {}
+    for score in run.read("scores.jsonl", Score):
+        if score.key in answered and score.says("judge_model"):
+            last[score.key] = score
+            if score.judge == name:
+                held[score.key] = score
     # Of several judges' verdicts on a row the last line counts, and that is to be this one's.
     run.append("scores.jsonl", [score for key, score in held.items() if last[key] is not score])
-    found = {key: score["judge_model"] for key, score in held.items()}
+    found = {key: score.judge_model for key, score in held.items()}
     todo = [one for key, one in answered.items() if key not in held]
     progress.stage("judge", len(answered), len(held))
-    fresh: list[dict[str, Any]] = []
+    fresh: list[Score] = []
 
     def flush() -> None:
         done, fresh[:] = fresh[:], []
@@ -161,7 +166,7 @@ def _judge(
         left = [one for one in todo if one.key not in found]
         for part in verdicts(judge, rubric, left, config.max_tokens, rows):
             found.update(part)
-            fresh.extend({"key": k, "judge": name, "judge_model": verdict} for k, verdict in part)
+            fresh.extend(Score(key=k, judge=name, judge_model=verdict) for k, verdict in part)
             if len(fresh) >= _FLUSH_EVERY:
                 flush()
             progress.advance(units=len(part))
@@ -183,23 +188,20 @@ def _judge(
 
 def _recorded_revision(run: RunDirectory, name: str) -> str | None:
     """The hub's revision this run was begun with: its rows are of that one."""
-    model = run.read_json("manifest.json").get("model")
-    if not isinstance(model, dict) or str(model.get("id")).split(" ")[0] != name:
-        return None
-    revision = model.get("revision")
-    return revision if isinstance(revision, str) else None
+    begun = run.read_record("manifest.json", Manifest)
+    return begun.model.revision if begun and begun.model.id.split(" ")[0] == name else None
 
 
 def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
-    run.write_json("behavior.json", behavior_record(behavior))
+    run.write_record("behavior.json", BehaviorRecord.model_validate(behavior))
     used = [p for p in behavior.prompts if p.split in ("select", "test")]
-    run.write("prompts.jsonl", "".join(json_line(prompt_record(p)) for p in used))
+    run.write("prompts.jsonl", "".join(json_line(prompt_json(p)) for p in used))
 
 
 def _about(model: Model) -> dict[str, Any]:
     """What the manifest says of the model, and how it is run."""
     return {
-        "model": model.info.model_dump(mode="json"),
+        "model": model.info,
         "num_layers": model.num_layers,
         "hidden_size": model.hidden_size,
         "dtype": str(model.dtype).removeprefix("mlx.core."),
@@ -210,18 +212,16 @@ def _about(model: Model) -> dict[str, Any]:
 def _write_manifest(
     run: RunDirectory, clock: _Clock, about: dict[str, Any], batch: BatchSize, *, finished: bool
 ) -> None:
-    run.write_json(
-        "manifest.json",
-        {
-            "format_version": FORMAT_VERSION,
-            **environment(),
-            "started": clock.started,
-            "finished": clock.now() if finished else None,
-            "seconds": clock.seconds,
-            "batch_size": batch.rows,
-            **about,
-        },
+    manifest = Manifest(
+        format_version=FORMAT_VERSION,
+        started=clock.started,
+        finished=clock.now() if finished else None,
+        seconds=clock.seconds,
+        batch_size=batch.rows,
+        **environment(),
+        **about,
     )
+    run.write_record("manifest.json", manifest)
 
 
 def _notes(model: Model) -> list[str]:

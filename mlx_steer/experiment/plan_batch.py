@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlx_steer.config import ExperimentConfig
-from mlx_steer.engine.memory import BATCH_CAP, MemoryEstimate, choose_batch_size, estimate
+from mlx_steer.config import BATCH_SIZE, ExperimentConfig
+from mlx_steer.engine.memory import MemoryEstimate, choose_batch_size, estimate
 from mlx_steer.experiment.model_facts import ModelFacts
 from mlx_steer.experiment.plan_stages import Stage
 
@@ -76,7 +76,7 @@ def choose_batch(
         conditions=conditions,
         replayed=replayed,
         limit=limit,
-        cap=asked or BATCH_CAP,
+        cap=asked or BATCH_SIZE,
         name=config.model.name,
     )
     note = None

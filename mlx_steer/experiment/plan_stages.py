@@ -374,7 +374,7 @@ class Counter:
         )
 
     def _prompt_tokens(self, item: PromptItem, system_prompt: str | None) -> int:
-        system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
+        system = item.system_under(system_prompt)
         key = (item.id, system)
         if key not in self._lengths:
             self._lengths[key] = self.model.prompt_tokens(item.prompt, system, item.tools)

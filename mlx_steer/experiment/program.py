@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import RootModel
+
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig
@@ -23,12 +25,32 @@ from mlx_steer.extraction.pairs import pair_states
 from mlx_steer.metrics import cell_of, choose_cell, choose_system_prompt, judged, load_run
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.records import (
+    Choice,
+    GatedChoice,
+    GateRecord,
+    Gates,
+    Lean,
+    Record,
+    ScreenedCell,
+    Screening,
+    Separation,
+)
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
 
 # What the run's vectors were extracted from, as hashes by folder: changed settings make new ones.
 _MADE_FROM = ".extracted.json"
 # Every log-odds of the screening, and a hash of what it was made from.
 _SCREENED = ".screened.json"
+
+
+class _MadeFrom(RootModel[dict[str, tuple[str, str]]]):
+    """By folder of vectors: hashes of what they were made from, and of themselves."""
+
+
+class _Screened(Record):
+    made_from: str
+    log_odds: dict[str, dict[str, float]]
 
 
 class Stages:
@@ -72,7 +94,7 @@ class Stages:
             shape = (self.model.hidden_size, self.model.num_layers, self.model.info.id)
             for warning in self.vectors.check_fits(*shape):
                 self.progress.note(warning)
-            self.run.write_json(_MADE_FROM, {})
+            self.run.write_record(_MADE_FROM, _MadeFrom({}))
             self.vectors.save(self.run.folder / "vectors")
         else:
             every = range(self.model.num_layers) if config.layers == "all" else config.layers
@@ -90,7 +112,7 @@ class Stages:
             self.batch,
         )
 
-    def sweep(self) -> dict[str, Any]:
+    def sweep(self) -> Choice:
         """Run every cell on the select half, choose one, and record the choice."""
         config = self.config.sweep
         layers = [self.model.layer(i) for i in config.layers or self.vectors]
@@ -109,33 +131,34 @@ class Stages:
             conditions = self._screened(conditions, items, config.screen)
         self.rows.make("sweep", conditions, items)
         choice = self._choose(conditions, dict(zip(prompts, config.system_prompts, strict=True)))
-        self.run.write_json("choice.json", choice)
+        self.run.write_record("choice.json", choice)
         return choice
 
-    def compare(self, choice: dict[str, Any]) -> None:
+    def compare(self, choice: Choice | None) -> None:
         """Run the fair comparison and its controls on the test half.
 
         Args:
-            choice: `layer`, and if known `strength`, `system_prompt` and `gated`.
+            choice: The sweep's, if there was one.
         """
         config = self.config.compare
-        layer, strength = self.model.layer(choice["layer"]), choice.get("strength")
+        given = choice.layer if config.layer is None and choice else config.layer or 0
+        layer, strength = self.model.layer(given), choice.strength if choice else None
         self._check_layers([layer])
         strengths = sorted({*config.strengths, strength or 0.0} - {0.0})
         if not strengths:
             raise ConfigError("compare.strengths has no strength other than 0, the base run")
         chosen = strength or (1.0 if 1.0 in strengths else strengths[len(strengths) // 2])
-        named = choice.get("system_prompt")
+        named = config.system_prompt or (choice.system_prompt if choice else None)
         prompt = self.system_prompt(named) if named else None
         vector = self.vectors[layer]
         name, scope = self.behavior.name, self.config.scope
         conditions = design.comparison(vector, strengths, name, prompt, scope)
         if self.config.gate is not None:
-            gated = choice.get("gated") or {"layer": layer, "strength": chosen}
+            gated = (choice.gated if choice else None) or GatedChoice(layer=layer, strength=chosen)
             more = self.config.gate.strengths or config.strengths
             conditions += design.gated_comparison(
-                self.vectors[gated["layer"]],
-                sorted({*more, gated["strength"]} - {0.0}),
+                self.vectors[gated.layer],
+                sorted({*more, gated.strength} - {0.0}),
                 name,
                 self.gate(None),
                 (prompt, self.gate(prompt[1])) if prompt else None,
@@ -156,9 +179,7 @@ class Stages:
             self._gates[system_prompt] = fit_gate(
                 self.model,
                 self.behavior,
-                layers=None if config.layers == "all" else config.layers,
-                methods=config.methods,
-                false_positive_rate=config.false_positive_rate,
+                config,
                 system_prompt=system_prompt,
                 name="plain" if system_prompt is None else _short_hash(system_prompt),
             )
@@ -171,11 +192,13 @@ class Stages:
         """Record how each gate was found."""
         if self._gates:
             names = {text: name for name, text in self.behavior.system_prompts.items()}
-            fits = [
-                {**fit.record(), "system_prompt": names.get(text or "", text)}
+            fits = tuple(
+                GateRecord.model_validate(
+                    {**fit.record(), "system_prompt": names.get(text or "", text)}
+                )
                 for text, fit in self._gates.items()
-            ]
-            self.run.write_json("gate.json", {"gates": fits})
+            )
+            self.run.write_record("gate.json", Gates(gates=fits))
 
     def system_prompt(self, name_or_text: str) -> tuple[str, str]:
         """A system prompt's short name and its text."""
@@ -189,8 +212,8 @@ class Stages:
         found = self._log_odds([design.BASE, *cells], items)
         sets = {item.id: item.set for item in items}
         base = lean(found[design.BASE.name], sets)
-        limit = base["other"] + self.config.sweep.limits.false_positives
-        records: list[dict[str, Any]] = []
+        limit = base.other + self.config.sweep.limits.false_positives
+        records: list[ScreenedCell] = []
         for kind in dict.fromkeys(c.kind for c in cells):
             leans = {c.name: lean(found[c.name], sets) for c in cells if c.kind == kind}
             by_name = {c.name: c.interventions[0] for c in cells if c.kind == kind}
@@ -198,18 +221,19 @@ class Stages:
                 leans, key=lambda n: screening_rank(leans[n], limit, by_name[n].strength)
             )
             records += [
-                {
-                    "condition": name,
-                    "kind": kind,
-                    "layer": by_name[name].layer,
-                    "strength": by_name[name].strength,
-                    **leans[name],
-                    "kept": place < keep,
-                }
+                ScreenedCell(
+                    condition=name,
+                    kind=kind,
+                    layer=by_name[name].layer,
+                    strength=by_name[name].strength,
+                    kept=place < keep,
+                    **dict(leans[name]),
+                )
                 for place, name in enumerate(order)
             ]
-        self.run.write_json("screening.json", {"base": base, "limit": limit, "cells": records})
-        kept = {record["condition"] for record in records if record["kept"]}
+        found_ = Screening(base=base, limit=limit, cells=tuple(records))
+        self.run.write_record("screening.json", found_)
+        kept = {record.condition for record in records if record.kept}
         return [c for c in conditions if not c.interventions or c.name in kept]
 
     def _log_odds(
@@ -225,17 +249,14 @@ class Stages:
                 "prompts": {p.id: prompt_ids(self.model, p, None) for p in items},
             }
         )
-        held = self.run.read_json(_SCREENED)
-        if held.get("made_from") == key:
-            found: dict[str, dict[str, float]] = held["log_odds"]
-            return found
+        held = self.run.read_record(_SCREENED, _Screened)
+        if held and held.made_from == key:
+            return held.log_odds
         found = self.rows.screen(conditions, items, shown)
-        self.run.write_json(_SCREENED, {"made_from": key, "log_odds": found})
+        self.run.write_record(_SCREENED, _Screened(made_from=key, log_odds=found))
         return found
 
-    def _choose(
-        self, conditions: Sequence[Condition], given: dict[tuple[str, str], str]
-    ) -> dict[str, Any]:
+    def _choose(self, conditions: Sequence[Condition], given: dict[tuple[str, str], str]) -> Choice:
         limits = self.config.sweep.limits
         run = load_run(self.run.folder)
         scored = judged(run)
@@ -262,7 +283,7 @@ class Stages:
         if of_kind["gated"]:
             best, met = choose_cell(of_kind["gated"], base, limits)
             choice["gated"] = {"layer": best.layer, "strength": best.strength, "met_limits": met}
-        return choice
+        return Choice.model_validate(choice)
 
     def _controls(self, layer: int, strength: float) -> list[Condition]:
         config, seed = self.config.compare.controls, self.config.statistics.seed
@@ -295,13 +316,14 @@ class Stages:
                 "seed": shuffle_seed,
             }
         )
-        made_from = self.run.read_json(_MADE_FROM)
+        held = self.run.read_record(_MADE_FROM, _MadeFrom)
+        made_from = dict(held.root) if held else {}
         noted = made_from.pop(name, None)
         with suppress(VectorError):
             found = load_vectors(folder)
-            if noted == [key, _content(found)]:
+            if noted == (key, _content(found)):
                 return self._without_gates(found, folder)
-        self.run.write_json(_MADE_FROM, made_from)
+        self.run.write_record(_MADE_FROM, _MadeFrom(made_from))
         states = pair_states(
             self.model,
             self.behavior,
@@ -311,11 +333,14 @@ class Stages:
         )
         made = states.vectors(config.method)
         if shuffle_seed is None:
-            separation = {str(k): round(v, 6) for k, v in states.separation(config.method).items()}
-            self.run.write_json("separation.json", separation)
+            auc: dict[int, float | None] = {
+                k: round(v, 6) for k, v in states.separation(config.method).items()
+            }
+            self.run.write_record("separation.json", Separation(auc))
         made.save(folder)
         # Last: vectors whose key is written are whole, and so is what goes with them.
-        self.run.write_json(_MADE_FROM, {**made_from, name: [key, _content(made)]})
+        made_from[name] = (key, _content(made))
+        self.run.write_record(_MADE_FROM, _MadeFrom(made_from))
         return made
 
     def _without_gates(self, found: SteeringVectorSet, folder: Path) -> SteeringVectorSet:
@@ -342,17 +367,13 @@ class Stages:
             )
 
 
-def lean(log_odds: Mapping[str, float], sets: Mapping[str, str]) -> dict[str, float]:
+def lean(log_odds: Mapping[str, float], sets: Mapping[str, str]) -> Lean:
     """How strongly a condition leans to the behavior before anything is decoded.
 
     Args:
         log_odds: Of openings that show the behavior, by prompt id (see `screening.screen`).
         sets: Each prompt's set.
 
-    Returns:
-        `target` and `other`: the mean probability of such an opening over the prompts of that set,
-        the rate to be expected if openings decided; `target_log_odds` and `other_log_odds`: the
-        mean log-odds, for reading.
     """
     found: dict[str, float] = {}
     for name in ("target", "other"):
@@ -360,10 +381,10 @@ def lean(log_odds: Mapping[str, float], sets: Mapping[str, str]) -> dict[str, fl
         chances = [1 / (1 + math.exp(-value)) for value in values]
         found[name] = round(math.fsum(chances) / len(values), 4)
         found[f"{name}_log_odds"] = round(math.fsum(values) / len(values), 3)
-    return found
+    return Lean.model_validate(found)
 
 
-def screening_rank(lean: Mapping[str, float], limit: float, strength: float) -> tuple[float, ...]:
+def screening_rank(lean: Lean, limit: float, strength: float) -> tuple[float, ...]:
     """Sorts cells before decoding as the choice sorts them afterwards, the best first.
 
     Cells within the limit on other prompts come first, by their lean on target prompts; then the
@@ -374,8 +395,8 @@ def screening_rank(lean: Mapping[str, float], limit: float, strength: float) -> 
         limit: The highest lean on other prompts of a cell that can be chosen.
         strength: The cell's; of equals, the smaller comes first.
     """
-    within = lean["other"] <= limit + 1e-9
-    gain = lean["target"] if within else lean["target"] - lean["other"]
+    within = lean.other <= limit + 1e-9
+    gain = lean.target if within else lean.target - lean.other
     return (not within, -gain, abs(strength))
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate, digest, gates_open
 from mlx_steer.config import GenerationConfig
 from mlx_steer.engine.complete import completions
-from mlx_steer.engine.jobs import Job, Sampling, too_long
+from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
 from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
 from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.progress import Progress
-from mlx_steer.experiment.row_records import condition_record, row_key, row_record
 from mlx_steer.extraction.gates import gate_scores
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.records import ConditionRecord, Conditions, Row, Score
 from mlx_steer.vectors import SteeringVectorSet
+
+# Part of every row's key: raise it when the same inputs come to mean other rows.
+ROW_FORMAT = 1
 
 # Finished rows go to disk after at most this many steps.
 _FLUSH_EVERY = 8
@@ -63,7 +66,7 @@ class Rows:
         self._vectors = vectors
         self._sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
         self._batch = batch
-        self._records: dict[str, dict[str, Any]] = {}
+        self._records: dict[str, ConditionRecord] = {}
         self._effect_of: dict[str, dict[str, object]] = {}
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
         # By system prompt: all prompts that are run under it, which begin alike.
@@ -83,17 +86,21 @@ class Rows:
             }
             self._check_lengths(condition, ids)
             self._prompts_under.setdefault(condition.system_prompt, set()).update(ids.values())
-            effects = self._effects(condition, record, ids)
+            scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
+            effects = _effects(condition, scores, ids)
+            keys: dict[str, str] = {}
             for item in items:
                 effect = effects[item.id]
                 key = row_key(self._model, ids[item.id], effect, self._sampling)
-                record["rows"][item.id] = key
+                keys[item.id] = key
                 self._prompt_ids[key] = ids[item.id]
                 # Conditions that come to the same for a prompt, such as strength 0 and base,
                 # share its row.
                 jobs.setdefault(key, (Job(key, ids[item.id], effect), item))
-        self._run.write_json("conditions.json", {"conditions": list(self._records.values())})
-        held = {row["key"] for row in self._run.read("rows.jsonl")}
+            self._records[condition.name] = record.with_rows(keys, scores)
+        found = Conditions(conditions=tuple(self._records.values()))
+        self._run.write_record("conditions.json", found)
+        held = {row.key for row in self._run.read("rows.jsonl", Row)}
         todo = [job for key, (job, _) in jobs.items() if key not in held]
         self._progress.stage(stage, len(jobs), len(jobs) - len(todo))
         done: set[str] = set()
@@ -111,7 +118,7 @@ class Rows:
         rows: int,
     ) -> None:
         """Generate rows, so many at a time; whatever ends it, those in `done` are on disk."""
-        finished: list[dict[str, Any]] = []
+        finished: list[Row] = []
         steps = 0
 
         def on_tokens(count: int) -> None:
@@ -128,7 +135,7 @@ class Rows:
 
         try:
             for one in completions(self._model, todo, self._sampling, rows, on_tokens):
-                finished.append(row_record(one, *jobs[one.key]))
+                finished.append(row_of(one, *jobs[one.key]))
                 done.add(one.key)
                 self._progress.advance(units=1)
         finally:
@@ -172,7 +179,7 @@ class Rows:
 
     def score(self) -> None:
         """Perplexity of every row under the unsteered model, given the row's own prompt."""
-        held = {s["key"] for s in self._run.read("scores.jsonl") if "perplexity" in s}
+        held = {s.key for s in self._run.read("scores.jsonl", Score) if s.says("perplexity")}
         head_of = {
             ids: common_head(list(prompts))
             for prompts in self._prompts_under.values()
@@ -180,33 +187,17 @@ class Rows:
             for ids in prompts
         }
         answers = [
-            Answer(key, ids := self._prompt_ids[key], tuple(row["tokens"]), head_of.get(ids, 0))
-            for row in self._run.read("rows.jsonl")
-            if (key := row["key"]) in self._prompt_ids
+            Answer(row.key, ids, row.tokens, head_of.get(ids, 0))
+            for row in self._run.read("rows.jsonl", Row)
+            if (ids := self._prompt_ids.get(row.key)) is not None
         ]
         # A prompt's responses are scored together or not at all: their digits depend on it.
         todo = {a.ids for a in answers if a.key not in held}
         self._progress.stage("score", len(answers), sum(a.ids not in todo for a in answers))
         for scored in perplexities(self._model, [a for a in answers if a.ids in todo]):
-            fresh = [{"key": k, "perplexity": p} for k, p in scored if k not in held]
+            fresh = [Score(key=k, perplexity=p) for k, p in scored if k not in held]
             self._run.append("scores.jsonl", fresh)
             self._progress.advance(units=len(scored))
-
-    def _effects(
-        self, condition: Condition, record: dict[str, Any], ids: dict[str, tuple[int, ...]]
-    ) -> dict[str, Condition]:
-        """What the condition does to each prompt, its gates decided."""
-        open_ = Condition(condition.name, condition.system_prompt, condition.interventions)
-        if not condition.gates:
-            return dict.fromkeys(ids, open_)
-        shut = Condition(condition.name, condition.system_prompt)
-        scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
-        for gate, by_prompt in scores.items():
-            record["gate_scores"].setdefault(gate, {}).update(by_prompt)
-        join = condition.gate_join
-        return {
-            n: open_ if gates_open([s[n] for s in scores.values()], join) else shut for n in ids
-        }
 
     def _scores_of(self, gate: Gate, ids: dict[str, tuple[int, ...]]) -> dict[str, float]:
         """The gate's score minus its threshold for each prompt, read once for all conditions."""
@@ -224,10 +215,10 @@ class Rows:
             if reason := too_long(self._model, what, len(tokens), self._sampling.max_tokens):
                 raise GenerationError(reason)
 
-    def _record(self, condition: Condition) -> dict[str, Any]:
+    def _record(self, condition: Condition) -> ConditionRecord:
         name, effect = condition.name, condition.key()
         if name not in self._records:
-            self._records[name] = condition_record(condition, self._vectors, self._names)
+            self._records[name] = ConditionRecord.of(condition, self._vectors, self._names)
             self._effect_of[name] = effect
         if effect != self._effect_of[name]:
             raise ConfigError(
@@ -239,5 +230,75 @@ class Rows:
 
 def prompt_ids(model: Model, item: PromptItem, system_prompt: str | None) -> tuple[int, ...]:
     """A prompt's token ids under a condition's system prompt, which follows the prompt's own."""
-    system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
+    system = item.system_under(system_prompt)
     return tuple(model.chat.prompt_ids(item.prompt, system, item.tools))
+
+
+def row_key(model: Model, ids: tuple[int, ...], condition: Condition, sampling: Sampling) -> str:
+    """The hash of everything that determines a row, as 32 hex digits.
+
+    The system prompt counts through the token ids; names of conditions do not count at all.
+    """
+    effect = {k: v for k, v in condition.key().items() if k != "system_prompt"}
+    if condition.parts_response:
+        # The same ids may be answered with thinking and without, where a template ignores the wish.
+        effect["thinks"] = model.chat.thinks(ids)
+    return digest(
+        {
+            "format": ROW_FORMAT,
+            "model": model.identity,
+            "ids": list(ids),
+            "effect": effect,
+            "max_tokens": sampling.max_tokens,
+            "temperature": sampling.temperature,
+            "seed": sampling.seed if sampling.temperature > 0 else None,
+        }
+    )[:32]
+
+
+def row_of(done: Completion, job: Job, item: PromptItem) -> Row:
+    """The line of rows.jsonl for what a job gave.
+
+    Raises:
+        GenerationError: If the hidden state overflowed, so that the response means nothing.
+    """
+    if done.margin is not None and not math.isfinite(done.margin):
+        raise GenerationError(
+            f"under the condition {job.condition.name!r} the model's numbers overflow (prompt "
+            f"{item.id}); take a smaller strength, or another dtype"
+        )
+    row = Row(
+        key=done.key,
+        prompt_id=item.id,
+        condition=job.condition.name,
+        prompt=item.prompt,
+        set=item.set,
+        split=item.split,
+        prompt_tokens=len(job.ids),
+        tokens=done.tokens,
+        text=done.text,
+        finish_reason=done.finish_reason,
+        margin=done.margin,
+    )
+    # A field that is not given is not written: without thinking, rows are what they were.
+    return row.model_copy(update={"thinking": done.thinking}) if done.thinking else row
+
+
+def _effects(
+    condition: Condition, scores: Mapping[str, Mapping[str, float]], prompts: Iterable[str]
+) -> dict[str, Condition]:
+    """What a condition does to each prompt once its gates are decided.
+
+    Args:
+        condition: The condition.
+        scores: Score minus threshold by gate and prompt.
+        prompts: Ids of the prompts.
+    """
+    acting = Condition(condition.name, condition.system_prompt, condition.interventions)
+    if not condition.gates:
+        return dict.fromkeys(prompts, acting)
+    shut = Condition(condition.name, condition.system_prompt)
+    join = condition.gate_join
+    return {
+        n: acting if gates_open([s[n] for s in scores.values()], join) else shut for n in prompts
+    }

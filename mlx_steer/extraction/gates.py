@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Gate, array_sha256
+from mlx_steer.config import GateConfig
 from mlx_steer.engine.capture import prompt_states
 from mlx_steer.engine.jobs import too_long
 from mlx_steer.engine.steered import settled_gate_score
@@ -27,13 +29,10 @@ from mlx_steer.model.load import Model
 from mlx_steer.stats import Rate, auc, threshold_for_fpr, wilson
 from mlx_steer.vectors import GateInfo
 from mlx_steer.vectors.metadata import gate_file
-from mlx_steer.words import Method
+from mlx_steer.words import GateMethod, PromptSet
 
-GATE_METHODS: tuple[Method, ...] = (
-    "mean_difference",
-    "whitened_mean_difference",
-    "logistic_regression",
-)
+Booleans = NDArray[np.bool_]
+Integers = NDArray[np.int_]
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,12 @@ class Candidate:
 
     Attributes:
         layer: 0-based.
-        method: Of `GATE_METHODS`.
+        method: How its direction is made.
         auc: Area under the ROC curve of held-out scores, target against other and borderline.
     """
 
     layer: int
-    method: Method
+    method: GateMethod
     auc: float
 
 
@@ -69,7 +68,7 @@ class GateFit:
     """
 
     gate: Gate
-    method: Method
+    method: GateMethod
     candidates: tuple[Candidate, ...]
     false_positive_rate: float
     achieved: Rate
@@ -119,10 +118,8 @@ class GateFit:
 def fit_gate(
     model: Model,
     behavior: Behavior,
+    settings: GateConfig,
     *,
-    layers: Sequence[int] | None = None,
-    methods: Sequence[Method] = GATE_METHODS,
-    false_positive_rate: float = 0.05,
     system_prompt: str | None = None,
     name: str = "plain",
     seed: int = 0,
@@ -132,9 +129,7 @@ def fit_gate(
     Args:
         model: The model.
         behavior: Needs prompts of split `gate`, both target and other.
-        layers: Layers to try; all by default.
-        methods: Ways to make the direction.
-        false_positive_rate: Of held-out other prompts, at most so many may open the gate;
+        settings: Layers and methods to try, and how many held-out other prompts may open the gate;
             borderline prompts shape the direction, and are reported as they fall.
         system_prompt: The system prompt under which the gate will be used.
         name: Of the gate.
@@ -142,51 +137,27 @@ def fit_gate(
 
     Raises:
         DataError: If there are fewer than 5 gate prompts of either side, or one is too long.
-        ConfigError: If the name, a method or the rate cannot be used.
+        ConfigError: If the name cannot be that of a file.
         ModelError: If the model has no such layer, or its hidden states overflow.
     """
-    _check_settings(name, methods, false_positive_rate)
-    chosen = sorted({model.layer(i) for i in layers}) if layers else list(range(model.num_layers))
-    items = behavior.select(split="gate")
-    labels = np.array([item.set == "target" for item in items], bool)
-    benign = np.array([item.set == "other" for item in items], bool)
-    if min(labels.sum(), benign.sum()) < FOLDS:
-        raise DataError(
-            f"the behavior {behavior.name} has {labels.sum()} target and {benign.sum()} other "
-            f"prompts of split gate, and fitting a gate needs at least {FOLDS} of each"
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+        raise ConfigError(
+            f"{name[:64]!r} cannot name a gate's file; use letters, digits, - and _, 64 at most"
         )
-    ids = [_ids(model, behavior, item, system_prompt) for item in items]
-    states = {k: v.astype(np.float64) for k, v in prompt_states(model, ids, chosen).items()}
-    for layer, array in states.items():
-        if not np.isfinite(array).all():
-            raise ModelError(
-                f"the hidden states of layer {layer} of {model.info.id} are not finite in "
-                f"{str(model.dtype).removeprefix('mlx.core.')}; load it with --dtype float32"
-            )
-    folds = _folds(labels, seed)
+    prompts = _Prompts.of(behavior)
+    states = _states(model, behavior, prompts, settings.layers, system_prompt)
+    folds = spread_folds(prompts.target, seed)
     held_out = {
-        (layer, method): _held_out_scores(states[layer], labels, folds, method)
-        for layer in chosen
-        for method in methods
+        (layer, method): _held_out_scores(array, prompts.target, folds, method)
+        for layer, array in states.items()
+        for method in settings.methods
     }
-    candidates = sorted(
-        (
-            Candidate(layer, method, auc(s.tolist(), labels.tolist()))
-            for (layer, method), s in held_out.items()
-        ),
-        key=lambda c: (-round(c.auc, 6), c.layer, methods.index(c.method)),
-    )
+    candidates = _ranked(held_out, prompts.target, settings.methods)
     best = candidates[0]
     scores = held_out[best.layer, best.method]
-    limit, _ = threshold_for_fpr(scores[benign].tolist(), false_positive_rate)
-    # Halfway to the next score above: the gate is not to hang on one prompt's last digit. A gate is
-    # open at its threshold, so it is above the limit even where no score is.
-    above = scores[scores > limit]
-    upper = above.min() if len(above) else limit + np.ptp(scores) / len(scores)
-    threshold = float((limit + upper) / 2)
-    opened = scores >= threshold
-    target, other = states[best.layer][labels], states[best.layer][~labels]
-    direction = METHODS[best.method](target, other)
+    threshold = _threshold(scores, prompts.other, settings.false_positive_rate)
+    at = states[best.layer]
+    direction = METHODS[best.method](at[prompts.target], at[~prompts.target])
     if not np.any(direction):
         raise DataError(
             f"the target and other prompts of split gate of {behavior.name} have the same hidden "
@@ -194,24 +165,19 @@ def fit_gate(
         )
     unit = (direction / np.linalg.norm(direction)).astype(np.float32)
     # Scores count from the middle of the two groups, a gate's threshold from the origin.
-    middle = (target.mean(axis=0) + other.mean(axis=0)) / 2
+    middle = (at[prompts.target].mean(axis=0) + at[~prompts.target].mean(axis=0)) / 2
     from_origin = threshold + float(middle @ unit.astype(np.float64))
-    gate = Gate(best.layer, unit, round(from_origin, 6), name)
+    opened = scores >= threshold
     return GateFit(
-        gate=gate,
+        gate=Gate(best.layer, unit, round(from_origin, 6), name),
         method=best.method,
-        candidates=tuple(candidates),
-        false_positive_rate=false_positive_rate,
-        achieved=wilson(int((opened & benign).sum()), int(benign.sum())),
-        opened=wilson(int((opened & labels).sum()), int(labels.sum())),
-        prompts={
-            s: sum(item.set == s for item in items) for s in ("target", "other", "borderline")
-        },
-        scores={
-            item.id: round(float(score) - threshold, 6)
-            for item, score in zip(items, scores, strict=True)
-        },
-        sets={item.id: item.set for item in items},
+        candidates=candidates,
+        false_positive_rate=settings.false_positive_rate,
+        achieved=_share(opened, prompts.other),
+        opened=_share(opened, prompts.target),
+        prompts=prompts.counts,
+        scores=prompts.by_id([round(float(score) - threshold, 6) for score in scores]),
+        sets=prompts.by_id([item.set for item in prompts.items]),
         system_prompt=system_prompt,
     )
 
@@ -226,25 +192,89 @@ def gate_scores(model: Model, gate: Gate, prompts: Sequence[Sequence[int]]) -> l
     ]
 
 
-def _check_settings(name: str, methods: Sequence[Method], false_positive_rate: float) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
-        raise ConfigError(
-            f"{name[:64]!r} cannot name a gate's file; use letters, digits, - and _, 64 at most"
-        )
-    unknown = [method for method in methods if method not in GATE_METHODS]
-    if unknown or not methods:
-        raise ConfigError(
-            f"a gate cannot be made by {unknown[0] if unknown else 'no method'}; the methods are "
-            f"{', '.join(GATE_METHODS)}"
-        )
-    if not 0 <= false_positive_rate < 1:
-        raise ConfigError(
-            f"the false positive rate must be from 0 to below 1, not {false_positive_rate:g}"
-        )
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompts:
+    """The fitting prompts, and which of them are of set target and of set other."""
+
+    items: tuple[PromptItem, ...]
+    target: Booleans
+    other: Booleans
+
+    @staticmethod
+    def of(behavior: Behavior) -> _Prompts:
+        items = behavior.select(split="gate")
+        target = np.array([item.set == "target" for item in items], bool)
+        other = np.array([item.set == "other" for item in items], bool)
+        if min(target.sum(), other.sum()) < FOLDS:
+            raise DataError(
+                f"the behavior {behavior.name} has {target.sum()} target and {other.sum()} other "
+                f"prompts of split gate, and fitting a gate needs at least {FOLDS} of each"
+            )
+        return _Prompts(items, target, other)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        sets = [item.set for item in self.items]
+        return {name: sets.count(name) for name in get_args(PromptSet)}
+
+    def by_id(self, values: Sequence[_Value]) -> dict[str, _Value]:
+        return {item.id: value for item, value in zip(self.items, values, strict=True)}
+
+
+def _states(
+    model: Model,
+    behavior: Behavior,
+    prompts: _Prompts,
+    layers: Sequence[int] | Literal["all"],
+    system_prompt: str | None,
+) -> dict[int, Float64]:
+    """Each prompt's hidden state at its last token, by layer in ascending order."""
+    every = range(model.num_layers)
+    chosen = list(every) if layers == "all" else sorted({model.layer(int(i)) for i in layers})
+    ids = [_ids(model, behavior, item, system_prompt) for item in prompts.items]
+    states = {k: v.astype(np.float64) for k, v in prompt_states(model, ids, chosen).items()}
+    for layer, array in states.items():
+        if not np.isfinite(array).all():
+            raise ModelError(
+                f"the hidden states of layer {layer} of {model.info.id} are not finite in "
+                f"{str(model.dtype).removeprefix('mlx.core.')}; load it with --dtype float32"
+            )
+    return states
+
+
+def _ranked(
+    held_out: Mapping[tuple[int, GateMethod], Float64],
+    target: Booleans,
+    methods: Sequence[GateMethod],
+) -> tuple[Candidate, ...]:
+    """Best first; of equals the lowest layer and the first method."""
+    found = [
+        Candidate(layer, method, auc(scores.tolist(), target.tolist()))
+        for (layer, method), scores in held_out.items()
+    ]
+    found.sort(key=lambda one: (-round(one.auc, 6), one.layer, methods.index(one.method)))
+    return tuple(found)
+
+
+def _threshold(scores: Float64, other: Booleans, false_positive_rate: float) -> float:
+    """The held-out score from which a gate is open."""
+    limit, _ = threshold_for_fpr(scores[other].tolist(), false_positive_rate)
+    # Halfway to the next score above: the gate is not to hang on one prompt's last digit. A gate is
+    # open at its threshold, so it is above the limit even where no score is.
+    above = scores[scores > limit]
+    upper = above.min() if len(above) else limit + np.ptp(scores) / len(scores)
+    return float((limit + upper) / 2)
+
+
+def _share(opened: Booleans, among: Booleans) -> Rate:
+    return wilson(int((opened & among).sum()), int(among.sum()))
 
 
 def _held_out_scores(
-    states: Float64, labels: np.ndarray, folds: np.ndarray, method: Method
+    states: Float64, labels: Booleans, folds: Integers, method: GateMethod
 ) -> Float64:
     """Each state's projection on a direction that was made without its fold."""
     scores = np.zeros(len(states))
@@ -255,7 +285,7 @@ def _held_out_scores(
     return scores
 
 
-def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
+def spread_folds(labels: Booleans, seed: int) -> Integers:
     """A fold for each prompt, both classes spread evenly."""
     rng = np.random.default_rng(seed)
     folds = np.zeros(len(labels), int)
@@ -268,8 +298,7 @@ def _folds(labels: np.ndarray, seed: int) -> np.ndarray:
 def _ids(
     model: Model, behavior: Behavior, item: PromptItem, system_prompt: str | None
 ) -> list[int]:
-    system = "\n\n".join(part for part in (item.system, system_prompt) if part) or None
-    ids = model.chat.prompt_ids(item.prompt, system, item.tools)
+    ids = model.chat.prompt_ids(item.prompt, item.system_under(system_prompt), item.tools)
     if reason := too_long(model, f"the prompt {item.id} of {behavior.name}", len(ids)):
         raise DataError(reason)
     return ids

@@ -100,7 +100,7 @@ def pair_states(
         behavior = load_behavior(behavior)
     chosen = sorted({model.layer(i) for i in layers}) if layers else list(range(model.num_layers))
     pairs = behavior.pairs
-    prompts = [model.chat.prompt_ids(p.prompt, p.system, p.tools) for p in pairs]
+    prompts = [model.chat.answer_ids(p.prompt, p.system, p.tools) for p in pairs]
     responses = [
         (model.chat.response_ids(p.positive), model.chat.response_ids(p.negative)) for p in pairs
     ]

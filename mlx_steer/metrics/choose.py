@@ -11,6 +11,7 @@ from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import ConditionRecord
 from mlx_steer.stats import Rate, wilson
+from mlx_steer.words import Split
 
 # Limits are decimal numbers in a file: 0.15 must admit 3 of 20, which is a hair above it in binary.
 _SLACK = 1e-9
@@ -45,7 +46,7 @@ class Cell:
 
 
 def cell_of(
-    run: RunData, scored: Mapping[str, Scored], condition: ConditionRecord | str, split: str
+    run: RunData, scored: Mapping[str, Scored], condition: ConditionRecord | str, split: Split
 ) -> Cell:
     """The rates of a condition on one split; missing rows are left out of n.
 

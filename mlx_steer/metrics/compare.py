@@ -7,7 +7,17 @@ Holm's method for its own size, for target, other and borderline prompts apart.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from mlx_steer.metrics.measure import MEASURES, Json, ScoredRun
+from mlx_steer.metrics.halves import Detectable, Primary
+from mlx_steer.metrics.measure import ScoredRun
+from mlx_steer.metrics.metrics_file import (
+    AgainstPlain,
+    AgainstPrompt,
+    AgainstPromptCondition,
+    ControlNumbers,
+    Controls,
+    RandomControls,
+)
+from mlx_steer.metrics.numbers import MEASURES, Difference, Differences, Measure, Measured
 from mlx_steer.run.records import ConditionRecord
 from mlx_steer.stats import PairedDifference, detectable_difference, finding, holm, paired
 
@@ -23,7 +33,7 @@ def against_base(
     conditions: Iterable[ConditionRecord],
     primary: Collection[str],
     computed: Mapping[str, Outcomes],
-) -> dict[str, Json]:
+) -> dict[str, Differences]:
     """Every condition but base and the controls, minus base; by condition name.
 
     Args:
@@ -41,30 +51,31 @@ def against_base(
 
 
 def against_prompt(
-    data: ScoredRun, conditions: Sequence[ConditionRecord], primary: Mapping[str, str | None]
-) -> Json | None:
+    data: ScoredRun, conditions: Sequence[ConditionRecord], primary: Primary
+) -> AgainstPrompt | None:
     """Every steered condition minus the system prompt alone; None if no prompt was compared."""
-    prompt = next((c for c in conditions if c.name == primary["prompt"]), None)
+    prompt = next((c for c in conditions if c.name == primary.prompt), None)
     if prompt is None:
         return None
     steered = [c for c in conditions if c.kind in STEERING_KINDS]
     alone = data.shown(prompt)
-    first = {name for name in (primary["steering"], primary["gated"]) if name}
+    first = {name for name in (primary.steering, primary.gated) if name}
     found = differences(data, {c.name: (alone, data.shown(c)) for c in steered}, first)
-    return {
-        "prompt": prompt.name,
-        "conditions": [
-            {"name": c.name, "kind": c.kind, "difference": found[c.name]} for c in steered
-        ],
-    }
+    return AgainstPrompt(
+        prompt=prompt.name,
+        conditions=tuple(
+            AgainstPromptCondition(name=c.name, kind=c.kind, difference=found[c.name])
+            for c in steered
+        ),
+    )
 
 
 def against_plain(
-    data: ScoredRun, conditions: Sequence[ConditionRecord], primary: Mapping[str, str | None]
-) -> list[Json]:
+    data: ScoredRun, conditions: Sequence[ConditionRecord], primary: Primary
+) -> list[AgainstPlain]:
     """The chosen gated steering minus the chosen plain one; with the system prompt likewise."""
     by_name = {c.name: c for c in conditions}
-    plain, gated = (by_name.get(primary[kind] or "") for kind in ("steering", "gated"))
+    plain, gated = (by_name.get(name or "") for name in (primary.steering, primary.gated))
     if plain is None or gated is None:
         return []
     pairs = [(plain, gated)]
@@ -77,10 +88,10 @@ def against_plain(
     found = differences(
         data, {b.name: (data.shown(a), data.shown(b)) for a, b in pairs}, {b.name for _, b in pairs}
     )
-    return [{"name": b.name, "plain": a.name, "difference": found[b.name]} for a, b in pairs]
+    return [AgainstPlain(name=b.name, plain=a.name, difference=found[b.name]) for a, b in pairs]
 
 
-def controls(data: ScoredRun, conditions: Sequence[ConditionRecord]) -> Json | None:
+def controls(data: ScoredRun, conditions: Sequence[ConditionRecord]) -> Controls | None:
     """The real vector minus each control at the same layer and strength; None without controls."""
     real = {_cell(c): c for c in conditions if c.kind == "steering"}
     pairs = {c.name: (c, real[_cell(c)]) for c in conditions if c.is_control and _cell(c) in real}
@@ -92,32 +103,30 @@ def controls(data: ScoredRun, conditions: Sequence[ConditionRecord]) -> Json | N
     cells = {c.name: data.cell(c, "test") for pair in pairs.values() for c in pair}
     gaps = {name: cell.target.value - cell.false_positive.value for name, cell in cells.items()}
     random = [(c.name, r.name) for c, r in pairs.values() if c.kind == "random"]
-    return {
-        "conditions": [
-            {
-                "name": name,
-                "kind": control.kind,
-                "real": against.name,
-                "gap": gaps[name],
-                "real_gap": gaps[against.name],
-                "real_minus_control": found[name],
-            }
+    return Controls(
+        conditions=tuple(
+            ControlNumbers(
+                name=name,
+                kind=control.kind,
+                real=against.name,
+                gap=gaps[name],
+                real_gap=gaps[against.name],
+                real_minus_control=found[name],
+            )
             for name, (control, against) in pairs.items()
-        ],
-        "random": {
-            "seeds": len(random),
-            "beaten_on_target": sum(
-                cells[r].target.value > cells[c].target.value for c, r in random
+        ),
+        random=RandomControls(
+            seeds=len(random),
+            beaten_on_target=sum(cells[r].target.value > cells[c].target.value for c, r in random),
+            beaten_on_gap=sum(gaps[r] > gaps[c] for c, r in random),
+            target_margins=tuple(
+                sorted(cells[r].target.value - cells[c].target.value for c, r in random)
             ),
-            "beaten_on_gap": sum(gaps[r] > gaps[c] for c, r in random),
-            "target_margins": sorted(
-                cells[r].target.value - cells[c].target.value for c, r in random
-            ),
-        },
-    }
+        ),
+    )
 
 
-def detectable(data: ScoredRun, comparisons: int) -> Json | None:
+def detectable(data: ScoredRun, comparisons: int) -> Detectable | None:
     """The smallest rise of the target rate over base that is found with a power of 0.8."""
     if data.base is None or comparisons == 0:
         return None
@@ -125,50 +134,62 @@ def detectable(data: ScoredRun, comparisons: int) -> Json | None:
     if target.n == 0:
         return None
     alpha = data.run.config.statistics.alpha
-    return {
-        "n": target.n,
-        "power": POWER,
-        "comparisons": comparisons,
-        "difference": detectable_difference(target.n, target.value, POWER, alpha / comparisons),
-    }
+    return Detectable(
+        n=target.n,
+        power=POWER,
+        comparisons=comparisons,
+        difference=detectable_difference(target.n, target.value, POWER, alpha / comparisons),
+    )
 
 
 def differences(
     data: ScoredRun, pairs: Mapping[str, tuple[Outcomes, Outcomes]], primary: Collection[str]
-) -> dict[str, Json]:
-    """Second minus first of every pair, by name and measure.
+) -> dict[str, Differences]:
+    """Second minus first of every pair, by name; those named in `primary` are the first family."""
+    found = {measure: _tested(data, pairs, primary, measure) for measure in MEASURES}
+    return {
+        name: Measured(
+            target=found["target"].get(name),
+            false_positive=found["false_positive"].get(name),
+            borderline=found["borderline"].get(name),
+        )
+        for name in pairs
+    }
 
-    Each record has `p` (unadjusted), `family` (`primary` or `secondary`), `p_holm` (adjusted within
-    its family, for `family_size` comparisons) and `p_holm_all` (adjusted for all of them at once,
-    for whoever does not accept the split). `finding` follows from `p_holm`.
-    """
-    results: dict[str, Json] = {name: dict.fromkeys(MEASURES) for name in pairs}
+
+def _tested(
+    data: ScoredRun,
+    pairs: Mapping[str, tuple[Outcomes, Outcomes]],
+    primary: Collection[str],
+    measure: Measure,
+) -> dict[str, Difference]:
+    """One measure's differences, where there are prompts to compare, corrected by family."""
     alpha = data.run.config.statistics.alpha
-    for measure in MEASURES:
-        found = {
-            name: difference
-            for name, (first, second) in pairs.items()
-            if (difference := _paired(data, first, second, measure)) is not None
-        }
-        together = _adjusted(found)
-        for family in ("primary", "secondary"):
-            own = {n: d for n, d in found.items() if (n in primary) == (family == "primary")}
-            within = _adjusted(own)
-            for name, difference in own.items():
-                results[name][measure] = {
-                    "n": difference.n,
-                    "gained": difference.gained,
-                    "lost": difference.lost,
-                    "difference": difference.difference,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "p": difference.p_value,
-                    "family": family,
-                    "family_size": len(own),
-                    "p_holm": within[name],
-                    "p_holm_all": together[name],
-                    "finding": finding(difference, within[name], alpha),
-                }
+    found = {
+        name: difference
+        for name, (first, second) in pairs.items()
+        if (difference := _paired(data, first, second, measure)) is not None
+    }
+    together = _adjusted(found)
+    results = {}
+    for family in ("primary", "secondary"):
+        own = {n: d for n, d in found.items() if (n in primary) == (family == "primary")}
+        within = _adjusted(own)
+        for name, difference in own.items():
+            results[name] = Difference(
+                n=difference.n,
+                gained=difference.gained,
+                lost=difference.lost,
+                difference=difference.difference,
+                low=difference.low,
+                high=difference.high,
+                p=difference.p_value,
+                family=family,
+                family_size=len(own),
+                p_holm=within[name],
+                p_holm_all=together[name],
+                finding=finding(difference, within[name], alpha),
+            )
     return results
 
 
@@ -177,7 +198,7 @@ def _adjusted(found: Mapping[str, PairedDifference]) -> dict[str, float]:
 
 
 def _paired(
-    data: ScoredRun, first: Outcomes, second: Outcomes, measure: str
+    data: ScoredRun, first: Outcomes, second: Outcomes, measure: Measure
 ) -> PairedDifference | None:
     """Over the test prompts of one set that both have outcomes of."""
     wanted, prompts = MEASURES[measure], data.run.prompts

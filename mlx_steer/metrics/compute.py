@@ -1,4 +1,4 @@
-"""All numbers of a run as one JSON value; the same rows give the same value.
+"""All numbers of a run as one value; the same rows give the same value.
 
 Rates are over all rows of a set, incoherent ones included. Differences are between the same prompts
 under two conditions.
@@ -14,16 +14,41 @@ from mlx_steer.metrics.compare import (
     controls,
     detectable,
 )
-from mlx_steer.metrics.gating import FixedAnswer, fixed_answer_numbers, fixed_answers, gates
-from mlx_steer.metrics.measure import Json, ScoredRun, measure, rounded
+from mlx_steer.metrics.gate_numbers import (
+    FixedAnswer,
+    fixed_answer_numbers,
+    fixed_answers,
+    gates,
+)
+from mlx_steer.metrics.halves import (
+    Chosen,
+    ChosenCell,
+    ComparedCondition,
+    Comparison,
+    Primary,
+    Sweep,
+    SweptCondition,
+)
+from mlx_steer.metrics.measure import ScoredRun, measure
+from mlx_steer.metrics.metrics_file import (
+    Agreement,
+    JudgeAgreement,
+    LayerNumbers,
+    Metrics,
+    RowCounts,
+    VectorNumbers,
+    Words,
+)
+from mlx_steer.metrics.numbers import MEASURES
 from mlx_steer.metrics.primary import by_rule, primary
 from mlx_steer.metrics.verdicts import Scored, judged
-from mlx_steer.run.reader import FORMAT_VERSION, RunData
-from mlx_steer.run.records import Choice, ConditionRecord, GatedChoice
+from mlx_steer.run.reader import RunData
+from mlx_steer.run.records import BehaviorRecord, Choice, ConditionRecord, GatedChoice
 from mlx_steer.stats import cohens_kappa
+from mlx_steer.words import Verdict
 
 
-def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) -> Json:
+def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) -> Metrics:
     """Every number of the report.
 
     Args:
@@ -31,134 +56,148 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
         scored: What `judged(run)` gave, if it is at hand.
 
     Returns:
-        A JSON value: floats to 6 significant digits, None for what is not a number. It holds no
-        times and no versions.
+        The numbers; they hold no times and no versions.
     """
     data = ScoredRun(run, judged(run) if scored is None else scored)
     tested = data.with_rows("test")
     main = primary(data, tested)
-    names = {name for name in main.values() if name}
-    fixed = fixed_answers(data, tested)
-    differences = against_base(data, tested, names, {one.name: one.shown for one in fixed})
-    value: Json = {
-        "format_version": FORMAT_VERSION,
-        "behavior": {
-            "name": run.behavior.name,
-            "title": run.behavior.title,
-            "verdicts": {
-                word: run.behavior.verdict_word(word) for word in ("shown", "absent", "incoherent")
-            },
-            "sets": {
-                word: run.behavior.set_word(word) for word in ("target", "other", "borderline")
-            },
-        },
-        "model": run.manifest.get("model"),
-        "rows": _row_counts(run),
-        "vectors": _vectors(run),
-        "limits": run.config.sweep.limits.model_dump(),
-        "alpha": run.config.statistics.alpha,
-        "select": _select(data),
-        "test": {
-            "conditions": [
-                {**measure(data, c, "test"), "against_base": differences.get(c.name)}
-                for c in tested
-            ],
-            "fixed": [
-                fixed_answer_numbers(
-                    data, one, _steered(one, tested, main["gated"]), differences.get(one.name)
-                )
-                for one in fixed
-            ],
-            "primary": main,
-            "by_rule": by_rule(data, "test", "steering"),
-            "detectable": detectable(data, sum(name in names for name in differences)),
-        },
-        "against_prompt": against_prompt(data, tested, main),
-        "against_plain": against_plain(data, tested, main),
-        "gates": gates(data),
-        "controls": controls(data, tested),
-        "judge": _agreement(list(data.scored.values())),
-    }
-    numbers: Json = rounded(value)
-    return numbers
+    return Metrics(
+        behavior=_words(run.behavior),
+        model=run.manifest.model,
+        rows=_row_counts(run),
+        vectors=_vectors(run),
+        limits=run.config.sweep.limits,
+        alpha=run.config.statistics.alpha,
+        select=_select(data),
+        test=_test(data, tested, main),
+        against_prompt=against_prompt(data, tested, main),
+        against_plain=tuple(against_plain(data, tested, main)),
+        gates=tuple(gates(data)),
+        controls=controls(data, tested),
+        judge=_agreement(list(data.scored.values())),
+    )
 
 
-def _row_counts(run: RunData) -> Json:
+def _words(behavior: BehaviorRecord) -> Words:
+    verdicts: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
+    return Words(
+        name=behavior.name,
+        title=behavior.title,
+        verdicts={verdict: behavior.verdict_word(verdict) for verdict in verdicts},
+        sets={prompt_set: behavior.set_word(prompt_set) for prompt_set in MEASURES.values()},
+    )
+
+
+def _row_counts(run: RunData) -> RowCounts:
     missing = {c.name: sum(key not in run.rows for key in c.rows.values()) for c in run.conditions}
     named = {key for c in run.conditions for key in c.rows.values()}
-    return {
-        "expected": len(named),
-        "present": len(run.rows),
-        "missing": len(named) - len(run.rows),
-        "missing_by_condition": {name: count for name, count in missing.items() if count},
-        "stale": run.stale,
-    }
+    return RowCounts(
+        expected=len(named),
+        present=len(run.rows),
+        missing=len(named) - len(run.rows),
+        missing_by_condition={name: count for name, count in missing.items() if count},
+        stale=run.stale,
+    )
 
 
-def _vectors(run: RunData) -> Json | None:
+def _vectors(run: RunData) -> VectorNumbers | None:
     vectors = run.vectors
     if vectors is None:
         return None
     strengths = sorted({*run.config.sweep.strengths, *run.config.compare.strengths})
     about = vectors.metadata
-    return {
-        "behavior": about.behavior,
-        "method": about.method,
-        "token_position": about.token_position,
-        "dataset": about.dataset.model_dump() if about.dataset else None,
-        "hidden_size": about.hidden_size,
-        "num_layers": about.num_layers,
-        "strengths": strengths,
-        "layers": [
-            {
-                "layer": layer,
-                "norm": vector.norm,
-                "hidden_norm": vector.hidden_norm,
-                "relative_dose": [vector.relative_dose(strength) for strength in strengths],
-                "separation": run.separation.get(layer),
-            }
+    return VectorNumbers(
+        behavior=about.behavior,
+        method=about.method,
+        token_position=about.token_position,
+        dataset=about.dataset,
+        hidden_size=about.hidden_size,
+        num_layers=about.num_layers,
+        strengths=tuple(strengths),
+        layers=tuple(
+            LayerNumbers(
+                layer=layer,
+                norm=vector.norm,
+                hidden_norm=vector.hidden_norm,
+                relative_dose=tuple(vector.relative_dose(strength) for strength in strengths),
+                separation=run.separation.get(layer),
+            )
             for layer, vector in vectors.items()
-        ],
-    }
+        ),
+    )
 
 
-def _select(data: ScoredRun) -> Json:
-    """The sweep; what the run chose from it, and what the rule chooses from the present verdicts.
-
-    The two differ when the judge or a person's labels changed after the sweep.
-    """
-    choice = data.run.choice
-    chosen: Json | None = None
-    if choice is not None:
-        chosen = {**choice.model_dump(), "condition": _named(data, "steering", choice)}
-        if choice.gated is not None:
-            chosen["gated"]["condition"] = _named(data, "gated", choice.gated)
-    return {
-        "conditions": [_swept(data, c) for c in data.with_rows("select")],
-        "choice": chosen,
-        "by_rule": by_rule(data, "select", "steering"),
-        "gated_by_rule": by_rule(data, "select", "gated"),
-        "system_prompt": by_rule(data, "select", "prompt"),
-    }
+# --- the select half ---
 
 
-def _swept(data: ScoredRun, condition: ConditionRecord) -> Json:
-    """A condition of the sweep, with the limits it breaks (None where that cannot be said)."""
-    value = measure(data, condition, "select")
-    value["broken_limits"] = None
+def _select(data: ScoredRun) -> Sweep:
+    return Sweep(
+        conditions=tuple(_swept(data, c) for c in data.with_rows("select")),
+        choice=_choice(data),
+        by_rule=by_rule(data, "select", "steering"),
+        gated_by_rule=by_rule(data, "select", "gated"),
+        system_prompt=by_rule(data, "select", "prompt"),
+    )
+
+
+def _swept(data: ScoredRun, condition: ConditionRecord) -> SweptCondition:
+    """A condition of the sweep, with the limits it breaks."""
+    broken = None
     if data.base is not None and condition.kind != "base":
         cell, base = data.cell(condition, "select"), data.cell(data.base, "select")
         if cell.complete and base.complete:
-            limits = data.run.config.sweep.limits
-            value["broken_limits"] = list(broken_limits(cell, base, limits))
-    return value
+            broken = broken_limits(cell, base, data.run.config.sweep.limits)
+    return SweptCondition(**dict(measure(data, condition, "select")), broken_limits=broken)
 
 
-def _named(data: ScoredRun, kind: str, cell: Choice | GatedChoice) -> str | None:
-    """The name of the condition of a kind at a layer and strength."""
+def _choice(data: ScoredRun) -> Chosen | None:
+    """What the run recorded of its choice."""
+    choice = data.run.choice
+    if choice is None:
+        return None
+    chosen, gated = _chosen(data, "steering", choice), choice.gated
+    return Chosen(
+        **dict(chosen),
+        system_prompt=choice.system_prompt,
+        gated=_chosen(data, "gated", gated) if gated else None,
+    )
+
+
+def _chosen(data: ScoredRun, kind: str, cell: Choice | GatedChoice) -> ChosenCell:
+    """A recorded cell with the name of its condition."""
     wanted = (kind, cell.layer, cell.strength)
     found = (c.name for c in data.run.conditions if (c.kind, c.layer, c.strength) == wanted)
-    return next(found, None)
+    return ChosenCell(
+        layer=cell.layer,
+        strength=cell.strength,
+        met_limits=cell.met_limits,
+        condition=next(found, None),
+    )
+
+
+# --- the test half ---
+
+
+def _test(data: ScoredRun, tested: Sequence[ConditionRecord], main: Primary) -> Comparison:
+    fixed = fixed_answers(data, tested)
+    differences = against_base(data, tested, main.names, {one.name: one.shown for one in fixed})
+    return Comparison(
+        conditions=tuple(
+            ComparedCondition(
+                **dict(measure(data, c, "test")), against_base=differences.get(c.name)
+            )
+            for c in tested
+        ),
+        fixed=tuple(
+            fixed_answer_numbers(
+                data, one, _steered(one, tested, main.gated), differences.get(one.name)
+            )
+            for one in fixed
+        ),
+        primary=main,
+        by_rule=by_rule(data, "test", "steering"),
+        detectable=detectable(data, sum(name in main.names for name in differences)),
+    )
 
 
 def _steered(
@@ -171,19 +210,19 @@ def _steered(
     return next(found, fixed.condition)
 
 
-def _agreement(rows: Sequence[Scored]) -> Json:
+def _agreement(rows: Sequence[Scored]) -> JudgeAgreement:
     """The judge against a person and against a judge model, on the rows those have read."""
     person = [(s.judgement.verdict, s.human) for s in rows if s.human is not None]
     model = [(s.judgement.verdict, s.judge_model) for s in rows if s.judge_model is not None]
-    return {"human": _agreed(person), "model": _agreed(model)}
+    return JudgeAgreement(human=_agreed(person), model=_agreed(model))
 
 
-def _agreed(pairs: Sequence[tuple[str, str]]) -> Json | None:
+def _agreed(pairs: Sequence[tuple[str, str]]) -> Agreement | None:
     if not pairs:
         return None
     ours, theirs = zip(*pairs, strict=True)
-    return {
-        "n": len(pairs),
-        "agreed": sum(a == b for a, b in pairs),
-        "kappa": cohens_kappa(ours, theirs),
-    }
+    return Agreement(
+        n=len(pairs),
+        agreed=sum(a == b for a, b in pairs),
+        kappa=cohens_kappa(ours, theirs),
+    )

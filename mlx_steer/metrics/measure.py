@@ -1,29 +1,21 @@
-"""One condition on one split: its rates, coherence and perplexity, as JSON values."""
+"""One condition on one split: its rates, coherence and perplexity."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
-from typing import Any
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.metrics.choose import Cell, cell_of
+from mlx_steer.metrics.halves import ConditionNumbers
+from mlx_steer.metrics.numbers import MEASURES, Coherence, Measured, Perplexity, Share
 from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import CONTROL_KINDS, ConditionRecord
-from mlx_steer.stats import Rate, mean_interval, wilson
-from mlx_steer.words import PromptSet
+from mlx_steer.stats import mean_interval, wilson
+from mlx_steer.words import Split
 
-Json = dict[str, Any]
 ScoredRows = Sequence[tuple[PromptItem, Scored]]
-
-MEASURES: Mapping[str, PromptSet] = {
-    "target": "target",
-    "false_positive": "other",
-    "borderline": "borderline",
-}
-"""Each rate of shown rows, and the prompt set it is taken over."""
 
 KIND_ORDER = (
     "base",
@@ -53,11 +45,11 @@ class ScoredRun:
         """The conditions by kind, layer and strength; the controls last."""
         return sorted(self.run.conditions, key=_place)
 
-    def with_rows(self, split: str) -> list[ConditionRecord]:
+    def with_rows(self, split: Split) -> list[ConditionRecord]:
         """The conditions that have rows of this split, ordered."""
         return [c for c in self.ordered if any(True for _ in rows_of(*self._key(c, split)))]
 
-    def rows(self, condition: ConditionRecord, split: str) -> ScoredRows:
+    def rows(self, condition: ConditionRecord, split: Split) -> ScoredRows:
         """A condition's rows of one split."""
         return list(rows_of(*self._key(condition, split)))
 
@@ -65,87 +57,74 @@ class ScoredRun:
         """Whether each test prompt shows the behavior under a condition, by prompt id."""
         return {item.id: s.verdict == "shown" for item, s in self.rows(condition, "test")}
 
-    def cell(self, condition: ConditionRecord, split: str) -> Cell:
+    def cell(self, condition: ConditionRecord, split: Split) -> Cell:
         """A condition's cell on one split."""
         return cell_of(*self._key(condition, split))
 
     def _key(
-        self, condition: ConditionRecord, split: str
-    ) -> tuple[RunData, Mapping[str, Scored], ConditionRecord, str]:
+        self, condition: ConditionRecord, split: Split
+    ) -> tuple[RunData, Mapping[str, Scored], ConditionRecord, Split]:
         return (self.run, self.scored, condition, split)
 
 
-def measure(data: ScoredRun, condition: ConditionRecord, split: str) -> Json:
-    """Everything about one condition on one split; rates over no rows are nan."""
+def measure(data: ScoredRun, condition: ConditionRecord, split: Split) -> ConditionNumbers:
+    """Everything about one condition on one split; rates over no rows are None."""
     run, rows = data.run, data.rows(condition, split)
     own = [run.rows[condition.rows[item.id]] for item, _ in rows]
     expected = sum(run.prompts[prompt_id].split == split for prompt_id in condition.rows)
-    dose = condition.interventions[0].relative_dose if condition.interventions else None
-    value: Json = {
-        "name": condition.name,
-        "kind": condition.kind,
-        "layer": condition.layer,
-        "strength": condition.strength,
-        "relative_dose": dose,
-        "system_prompt": condition.system_prompt,
-        "n": len(rows),
-        "missing": expected - len(rows),
-        "incoherent": rate_json(_rate(s.verdict == "incoherent" for _, s in rows)),
-        "coherence": _coherence(data, rows),
-        "cut_off": sum(row.finish_reason == "length" for row in own),
-    }
-    for name, prompt_set in MEASURES.items():
-        value[name] = rate_json(_rate(s.verdict == "shown" for i, s in rows if i.set == prompt_set))
-    value["gap"] = value["target"]["rate"] - value["false_positive"]["rate"]
-    perplexities = [s.perplexity for _, s in rows if s.perplexity is not None]
-    value["perplexity"] = {
-        "median": median(perplexities) if perplexities else math.nan,
-        "n": len(perplexities),
-    }
-    if condition.gates:
-        opened = [(item.set, condition.opened(item.id)) for item, _ in rows]
-        value["opened"] = {
-            name: rate_json(_rate(o for s, o in opened if s == prompt_set and o is not None))
-            for name, prompt_set in MEASURES.items()
-        }
-    return value
+    rates = Measured.each(
+        lambda m: share(s.verdict == "shown" for i, s in rows if i.set == MEASURES[m])
+    )
+    cell = data.cell(condition, split)
+    return ConditionNumbers(
+        name=condition.name,
+        kind=condition.kind,
+        layer=condition.layer,
+        strength=condition.strength,
+        relative_dose=condition.interventions[0].relative_dose if condition.interventions else None,
+        system_prompt=condition.system_prompt,
+        n=len(rows),
+        missing=expected - len(rows),
+        incoherent=Share.of(cell.incoherent),
+        coherence=_coherence(data, rows),
+        cut_off=sum(row.finish_reason == "length" for row in own),
+        target=rates.target,
+        false_positive=rates.false_positive,
+        borderline=rates.borderline,
+        gap=cell.target.value - cell.false_positive.value,
+        perplexity=median_perplexity(s for _, s in rows),
+        opened=_opened(condition, rows) if condition.gates else None,
+    )
 
 
-def rate_json(rate: Rate) -> Json:
-    """A rate as a JSON value."""
-    return {
-        "count": rate.count,
-        "n": rate.n,
-        "rate": rate.value,
-        "low": rate.low,
-        "high": rate.high,
-    }
-
-
-def rounded(value: Any) -> Any:
-    """The same JSON value with floats to 6 significant digits, and None for nan and infinity."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    return value
-
-
-def _rate(flags: Iterable[bool]) -> Rate:
+def share(flags: Iterable[bool]) -> Share:
+    """The share of flags that are set."""
     values = list(flags)
-    return wilson(sum(values), len(values))
+    return Share.of(wilson(sum(values), len(values)))
 
 
-def _coherence(data: ScoredRun, rows: ScoredRows) -> Json:
+def median_perplexity(rows: Iterable[Scored]) -> Perplexity:
+    """Over the rows that have one."""
+    known = [s.perplexity for s in rows if s.perplexity is not None]
+    return Perplexity(median=median(known), n=len(known)) if known else Perplexity()
+
+
+def _opened(condition: ConditionRecord, rows: ScoredRows) -> Measured[Share]:
+    opened = [(item.set, condition.opened(item.id)) for item, _ in rows]
+    return Measured.each(
+        lambda m: share(
+            o for prompt_set, o in opened if prompt_set == MEASURES[m] and o is not None
+        )
+    )
+
+
+def _coherence(data: ScoredRun, rows: ScoredRows) -> Coherence:
     if not rows:
-        return {"mean": math.nan, "low": math.nan, "high": math.nan}
+        return Coherence()
     statistics = data.run.config.statistics
     # A reader sees three digits; many more resamples would buy nothing but time.
     resamples = min(2_000, statistics.resamples)
-    mean = mean_interval([s.coherence for _, s in rows], statistics.seed, resamples)
-    return {"mean": mean.value, "low": mean.low, "high": mean.high}
+    return Coherence.of(mean_interval([s.coherence for _, s in rows], statistics.seed, resamples))
 
 
 def _place(condition: ConditionRecord) -> tuple[float, ...]:

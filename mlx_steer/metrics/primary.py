@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from mlx_steer.metrics.choose import choose_cell, choose_system_prompt
-from mlx_steer.metrics.measure import Json, ScoredRun
+from mlx_steer.metrics.halves import Primary, RuleChoice
+from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.run.records import ConditionRecord
+from mlx_steer.words import Split
 
 
-def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> dict[str, str | None]:
-    """The pre-specified condition of each kind, by name: `steering`, `gated` and `prompt`.
+def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> Primary:
+    """The pre-specified condition of each kind; None where the test half has none.
 
     The config's own layer and system prompt come before what the sweep chose. Without either the
     rule chooses from the select half, and without a sweep strength 1 or the middle one is taken, as
@@ -17,32 +19,25 @@ def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> dict[str, str
     Args:
         data: The run.
         tested: Its conditions that have rows of the test half.
-
-    Returns:
-        None where the test half has no condition of the kind.
     """
     choice, config = data.run.choice, data.run.config.compare
     layer = config.layer if config.layer is not None else choice.layer if choice else None
     if layer is not None and layer < 0:
-        layer += int(data.run.manifest.get("num_layers") or 0)
+        layer += data.run.manifest.num_layers
     gated = choice.gated if choice else None
-    cells = {
-        "steering": (layer, choice.strength if choice else None),
-        "gated": (gated.layer, gated.strength) if gated else (None, None),
-    }
-    found: dict[str, str | None] = {}
-    for kind, (wanted_layer, strength) in cells.items():
-        own = [c for c in tested if c.kind == kind]
-        there = [c for c in own if wanted_layer is None or c.layer == wanted_layer]
-        found[kind] = _named(there, strength) or _by_rule_tested(data, kind, there or own)
     prompts = [c for c in tested if c.kind == "prompt"]
     wanted = config.system_prompt or (choice.system_prompt if choice else None)
     named = [c for c in prompts if wanted and wanted in (c.system_prompt, c.system_text)]
-    found["prompt"] = next((c.name for c in (*named, *prompts)), None)
-    return found
+    return Primary(
+        steering=_cell(data, tested, "steering", (layer, choice.strength if choice else None)),
+        gated=_cell(
+            data, tested, "gated", (gated.layer, gated.strength) if gated else (None, None)
+        ),
+        prompt=next((c.name for c in (*named, *prompts)), None),
+    )
 
 
-def by_rule(data: ScoredRun, split: str, kind: str) -> Json | None:
+def by_rule(data: ScoredRun, split: Split, kind: str) -> RuleChoice | None:
     """What the rule chooses among the conditions of one kind; None if it cannot."""
     cells = [data.cell(c, split) for c in data.run.conditions if c.kind == kind]
     cells = [cell for cell in cells if cell.complete]
@@ -53,7 +48,20 @@ def by_rule(data: ScoredRun, split: str, kind: str) -> Json | None:
         return None
     choose = choose_system_prompt if kind == "prompt" else choose_cell
     cell, met_limits = choose(cells, base, data.run.config.sweep.limits)
-    return {"condition": cell.condition, "met_limits": met_limits, "candidates": len(cells)}
+    return RuleChoice(condition=cell.condition, met_limits=met_limits, candidates=len(cells))
+
+
+def _cell(
+    data: ScoredRun,
+    tested: Sequence[ConditionRecord],
+    kind: str,
+    wanted: tuple[int | None, float | None],
+) -> str | None:
+    """The tested condition of a kind at the wanted layer and strength, or the nearest to that."""
+    layer, strength = wanted
+    own = [c for c in tested if c.kind == kind]
+    there = [c for c in own if layer is None or c.layer == layer]
+    return _named(there, strength) or _by_rule_tested(data, kind, there or own)
 
 
 def _named(conditions: Sequence[ConditionRecord], strength: float | None) -> str | None:
@@ -64,7 +72,6 @@ def _by_rule_tested(data: ScoredRun, kind: str, tested: Sequence[ConditionRecord
     if not tested:
         return None
     rule = by_rule(data, "select", kind)
-    if rule and any(c.name == rule["condition"] for c in tested):
-        name: str = rule["condition"]
-        return name
+    if rule and any(c.name == rule.condition for c in tested):
+        return rule.condition
     return _named(tested, 1.0) or tested[len(tested) // 2].name

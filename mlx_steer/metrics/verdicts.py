@@ -8,7 +8,7 @@ from mlx_steer.judge import Judgement, judge_response
 from mlx_steer.judge.coherence import coherence
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import ConditionRecord
-from mlx_steer.words import Verdict
+from mlx_steer.words import Split, Verdict
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def judged(run: RunData) -> dict[str, Scored]:
 
 
 def rows_of(
-    run: RunData, scored: Mapping[str, Scored], condition: ConditionRecord, split: str
+    run: RunData, scored: Mapping[str, Scored], condition: ConditionRecord, split: Split
 ) -> Iterator[tuple[PromptItem, Scored]]:
     """A condition's rows of one split that are there, in the order of the prompts."""
     for prompt_id, item in run.prompts.items():

@@ -6,16 +6,33 @@ Knows nothing about weights: a `ChatFormat` wraps a tokenizer and can be used wi
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from datetime import date
+from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
 from mlx_steer.errors import ModelError
+from mlx_steer.model.thinking import ANALYSIS, FINAL, MESSAGE_END, Marks, call_in
 
 Message = Mapping[str, str]
 
-# A system prompt that no conversation contains.
+# A text that no conversation contains.
 _MARKER = "\x00system\x00"
+
+# Some templates write today's date into the prompt (Llama 3.2, SmolLM3, gpt-oss). It would make
+# other rows of the same experiment tomorrow, so here it is always the same day.
+_TODAY = date(2025, 1, 1)
+_PARTS = ("%Y", "%y", "%m", "%d", "%B", "%b", "%A", "%a")
+_CLOCK = (
+    "{% macro strftime_now(format) %}{{ format"
+    + "".join(f" | replace('{part}', '{_TODAY:{part}}')" for part in _PARTS)
+    + " }}{% endmacro %}{{ '' }}"
+)
+
+# Special tokens that open or part tool calls; text without them would not show the call.
+_CALL_MARKS = ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>")
 
 
 class ChatFormat:
@@ -24,7 +41,7 @@ class ChatFormat:
     Args:
         tokenizer: mlx-lm's `TokenizerWrapper`.
         model_id: Named in errors.
-        thinking: Whether templates that can think (Qwen3) are asked to.
+        thinking: Whether models that can think (Qwen3, GLM, gpt-oss) are asked to.
     """
 
     def __init__(self, tokenizer: Any, model_id: str, thinking: bool = False) -> None:
@@ -37,6 +54,7 @@ class ChatFormat:
         self.tokenizer = tokenizer
         self.thinking = thinking
         self._model_id = model_id
+        self._error = ""
 
     @property
     def sha256(self) -> str:
@@ -84,6 +102,21 @@ class ChatFormat:
             messages.insert(0, {"role": "system", "content": system})
         return self.conversation_ids(messages, tools)
 
+    def answer_ids(
+        self,
+        prompt: str,
+        system: str | None = None,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> list[int]:
+        """Token ids of one user turn, up to where the text of an answer begins.
+
+        As `prompt_ids`, but the thinking that the prompt leaves open is ended.
+        """
+        ids, marks = self.prompt_ids(prompt, system, tools), self._marks
+        if marks is None or not marks.opened(ids):
+            return ids
+        return [*ids, *marks.end, *([] if marks.always else self.response_ids("\n\n"))]
+
     def conversation_ids(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> list[int]:
@@ -91,12 +124,15 @@ class ChatFormat:
 
         A leading system message is folded into the first user turn where the template refuses or
         drops the system role (Mistral v0.1 and v0.2, Gemma). Tools the template does not show are
-        written into the system message in Hermes form.
+        written into the system message in Hermes form. Where gpt-oss is not to think and has no
+        tools to call, the final channel is opened for it.
 
         Raises:
             ModelError: If the template cannot render the messages.
         """
         text = self._render(messages, tools)
+        if self._has_channels and not (self.thinking or tools) and not text.endswith(FINAL):
+            text += FINAL
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def response_ids(self, response: str) -> list[int]:
@@ -104,30 +140,61 @@ class ChatFormat:
         return list(self.tokenizer.encode(response, add_special_tokens=False))
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of response tokens, without special tokens."""
-        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        """The text of response tokens, without special tokens but for those of tool calls."""
+        if self._call_ids.isdisjoint(tokens):
+            return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        runs = groupby(tokens, key=self._call_ids.__contains__)
+        return "".join(
+            str(self.tokenizer.decode(list(run), skip_special_tokens=not marks))
+            for marks, run in runs
+        )
+
+    def texts(self, ids: Sequence[int], tokens: Sequence[int]) -> tuple[str, str]:
+        """The thinking and the answer of a response, as text; either may be empty.
+
+        Args:
+            ids: The prompt's token ids.
+            tokens: The response's.
+        """
+        marks = self._marks
+        if marks is None:
+            return "", self.decode(tokens)
+        thinking, answer = marks.parts(ids, tokens)
+        if not thinking and len(answer) == len(tokens):
+            return "", self.decode(tokens)
+        if marks.always and not answer:
+            call = call_in(str(self.tokenizer.decode(list(tokens), skip_special_tokens=False)))
+            if call is not None:
+                return self.decode(thinking).strip(), call
+        return self.decode(thinking).strip(), self.decode(answer).lstrip()
 
     @property
     def stop_ids(self) -> frozenset[int]:
-        """The token ids that end a response."""
-        return frozenset(self.tokenizer.eos_token_ids)
+        """The token ids that end a response.
+
+        Those that the model's files name, and the one that the template ends an answer with: some
+        files name only the end of a text.
+        """
+        return self._turn_end.union(self.tokenizer.eos_token_ids)
+
+    @cached_property
+    def _turn_end(self) -> frozenset[int]:
+        if self._has_channels:  # there, what ends a message does not end the response
+            return frozenset()
+        talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": _MARKER}]
+        rest = (self._try(talk, answered=True) or "").rpartition(_MARKER)[2]
+        return frozenset(self._special.values()).intersection(self.response_ids(rest)[:1])
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """The tokens that are no text."""
+        added = self.tokenizer.added_tokens_decoder
+        return {str(token): index for index, token in added.items() if token.special}
 
     @property
-    def thinking_end(self) -> int | None:
-        """The token id that ends the thinking; None for models that do not think.
-
-        Raises:
-            ModelError: If several tokens together end it.
-        """
-        tokens = self.tokenizer.think_end_tokens
-        if tokens is None:
-            return None
-        if len(tokens) != 1:
-            raise ModelError(
-                f"{self._model_id} ends its thinking with {len(tokens)} tokens, so thinking and "
-                "answer cannot be steered apart; use the scope generated, which acts on both"
-            )
-        return int(tokens[0])
+    def thinking_end(self) -> tuple[int, ...] | None:
+        """The token ids that together end the thinking; None for models that do not think."""
+        return self._marks.end if self._marks is not None else None
 
     def thinks(self, ids: Sequence[int]) -> bool:
         """Whether the response to a prompt begins with thinking.
@@ -135,12 +202,35 @@ class ChatFormat:
         It does where thinking is asked for, and where the prompt itself opens it: some templates
         do so always.
         """
-        end = self.thinking_end
-        if end is None or self.thinking:
-            return end is not None
-        start = self.tokenizer.think_start_tokens[0]
-        marks = [token for token in ids if token in (start, end)]
-        return bool(marks) and marks[-1] == start
+        marks = self._marks
+        if marks is None:
+            return False
+        return marks.opened(ids) or (self.thinking and not marks.always)
+
+    @cached_property
+    def _has_channels(self) -> bool:
+        """Whether responses are in gpt-oss's format."""
+        return FINAL in str(self.tokenizer.chat_template)
+
+    @property
+    def _marks(self) -> Marks | None:
+        if self._has_channels:
+            return self._channel_marks
+        start, end = self.tokenizer.think_start_tokens, self.tokenizer.think_end_tokens
+        return Marks(tuple(start), tuple(end)) if start and end else None
+
+    @cached_property
+    def _channel_marks(self) -> Marks:
+        start, end, close = map(self.response_ids, (ANALYSIS, FINAL, MESSAGE_END))
+        return Marks(tuple(start), tuple(end), tuple(close), always=True)
+
+    @cached_property
+    def _call_ids(self) -> frozenset[int]:
+        """The special tokens of tool calls."""
+        wrapper = self.tokenizer
+        own = (mark for mark in (wrapper.tool_call_start, wrapper.tool_call_end) if mark)
+        marks = {*_CALL_MARKS, *own} & self._special.keys()
+        return frozenset(self._special[mark] for mark in marks)
 
     def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> str:
         if tools:
@@ -173,15 +263,23 @@ class ChatFormat:
         return all(text.count(name) > bare.count(name) for name in names)
 
     def _try(
-        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        answered: bool = False,
     ) -> str | None:
+        """The rendered messages; with a generation prompt unless the last is an answer."""
+        options: dict[str, Any] = {"tools": [dict(t) for t in tools]} if tools else {}
+        template = self.tokenizer.chat_template
+        if isinstance(template, str) and "strftime_now" in template:
+            options["chat_template"] = _CLOCK + template
         try:
             text = self.tokenizer.apply_chat_template(
                 [dict(m) for m in messages],
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=not answered,
                 enable_thinking=self.thinking,
-                **({"tools": [dict(t) for t in tools]} if tools else {}),
+                **options,
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             self._error = str(error)

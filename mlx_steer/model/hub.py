@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import Any
 
 from mlx_steer.blas import cache_root
 from mlx_steer.errors import ModelError
+from mlx_steer.files import made_beside
 from mlx_steer.hub_errors import hub_problem
 from mlx_steer.model.fingerprint import files_fingerprint, weights_fingerprint
 from mlx_steer.model.size import read_config
@@ -121,14 +120,12 @@ def build_once(folder: Path, make: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
-        part = Path(scratch) / "model"
-        make(part)
-        try:
-            os.rename(part, folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster, with the same result
-                raise
+    try:
+        with made_beside(folder) as part:
+            make(part)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was faster, with the same result
+            raise
     return folder
 
 

@@ -65,6 +65,19 @@ def working_set() -> int:
     return int(0.8 * (_available() + mx.get_active_memory()))
 
 
+# Memory of Macs that people have, in GB as Apple counts them.
+MACS = (16, 24, 48, 64)
+
+
+def working_set_of_mac(memory: int) -> int:
+    """Bytes that MLX can use on a Mac with so many GB: Metal's recommended working set.
+
+    Two thirds of up to 36 GB, three quarters of more, as macOS sets it by default.
+    """
+    share = 2 / 3 if memory <= 36 else 3 / 4
+    return int(share * memory * 2**30)
+
+
 def too_large(
     name: str, needed: int, limit: int, less: Mapping[str, int] | None = None
 ) -> ModelError:

@@ -8,8 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlx_steer.errors import RunError
+from mlx_steer.files import write_beside
 from mlx_steer.metrics import RunData, compute_metrics, judged, load_run, read_labels
+from mlx_steer.metrics.metrics_file import FILE, metrics_text
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.records import LABELS_VERSION, Labels
 from mlx_steer.words import Verdict
 
 
@@ -42,19 +45,18 @@ def write_report(
     if labels is not None:
         run = _with_labels(run, Path(labels), directory)
     # Matplotlib and jinja2 take most of a second to import, which other uses should not pay.
-    from mlx_steer.report import lookup, markdown, page, plots, sections
+    from mlx_steer.report import markdown, page, plots, sections
 
     scored = judged(run)
     metrics = compute_metrics(run, scored)
-    chosen = lookup.main_names(metrics)
     pictures = plots.draw(metrics)
     document = sections.build(run, scored, metrics, frozenset(pictures))
-    directory.write_json("metrics.json", metrics)
+    directory.write(FILE, metrics_text(metrics))
     directory.write("report.md", markdown.render(document))
-    directory.write("report.html", page.render(document, run, scored, pictures, chosen))
+    directory.write("report.html", page.render(document, run, scored, pictures, metrics.main_names))
     _write_plots(run.folder / "plots", pictures, plots.NAMES)
     return ReportFiles(
-        metrics=run.folder / "metrics.json",
+        metrics=run.folder / FILE,
         markdown=run.folder / "report.md",
         html=run.folder / "report.html",
         plots=tuple(run.folder / "plots" / f"{name}.png" for name in pictures),
@@ -70,7 +72,7 @@ def _with_labels(run: RunData, path: Path, directory: RunDirectory) -> RunData:
         raise RunError(f"{path} holds labels of another run: it names no row of {run.folder}")
     merged: dict[str, Verdict | None] = {**run.labels, **{key: given[key] for key in known}}
     kept = {key: verdict for key, verdict in merged.items() if verdict is not None}
-    directory.write_json("labels.json", {"format_version": 1, "labels": kept})
+    directory.write_record("labels.json", Labels(format_version=LABELS_VERSION, labels=kept))
     return replace(run, labels=kept)
 
 
@@ -78,9 +80,7 @@ def _write_plots(folder: Path, pictures: dict[str, bytes], plots: frozenset[str]
     try:
         folder.mkdir(exist_ok=True)
         for name, data in pictures.items():
-            part = folder / f".{name}.part"
-            part.write_bytes(data)
-            part.replace(folder / f"{name}.png")
+            write_beside(folder / f"{name}.png", data)
         for name in plots - pictures.keys():
             # Of an earlier report, with more rows than there are now.
             (folder / f"{name}.png").unlink(missing_ok=True)

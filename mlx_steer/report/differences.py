@@ -1,13 +1,12 @@
 """Paired differences as tables of one line a condition, and what is tested together."""
 
 from collections.abc import Mapping
-from typing import Any
 
-from mlx_steer.metrics.measure import MEASURES
+from mlx_steer.metrics.halves import Detectable
+from mlx_steer.metrics.metrics_file import Words
+from mlx_steer.metrics.numbers import MEASURES, Difference, Differences
 from mlx_steer.report.document import Cell, Table
-from mlx_steer.report.wording import DASH, Words, listed, p_value, points
-
-Json = Mapping[str, Any]
+from mlx_steer.report.wording import DASH, listed, p_value, points
 
 
 def how_to_read(alpha: float) -> str:
@@ -19,19 +18,20 @@ def how_to_read(alpha: float) -> str:
     )
 
 
-def table(words: Words, records: Mapping[str, Json]) -> Table:
+def table(words: Words, records: Mapping[str, Differences]) -> Table:
     """One line for each condition: the difference of each rate; the headline's lines marked."""
     # Of an unfinished run a condition may share no prompt with the one it is compared with.
-    records = {n: r for n, r in records.items() if any(r.values())}
-    measures = [m for m in MEASURES if any(r[m] for r in records.values())]
-    sizes = {m: max(r[m]["n"] for r in records.values() if r[m]) for m in measures}
-    family_of = {n: next(d["family"] for d in r.values() if d) for n, r in records.items()}
+    records = {name: record for name, record in records.items() if _known(record)}
+    found = {m: [d for r in records.values() if (d := r.of(m))] for m in MEASURES}
+    measures = [m for m in MEASURES if found[m]]
+    sizes = {m: max(d.n for d in found[m]) for m in measures}
+    family_of = {name: _known(record)[0].family for name, record in records.items()}
     split = len(set(family_of.values())) > 1
     rows = [
         [
             Cell(name),
             *([Cell(_FAMILIES[family_of[name]])] if split else []),
-            *(Cell(_difference(record[m], sizes[m])) for m in measures),
+            *(Cell(_difference(record.of(m), sizes[m])) for m in measures),
         ]
         for name, record in records.items()
     ]
@@ -47,23 +47,25 @@ def table(words: Words, records: Mapping[str, Json]) -> Table:
 _FAMILIES = {"primary": "headline", "secondary": "further"}
 
 
-def _difference(value: Json | None, usual: int) -> str:
+def _known(record: Differences) -> list[Difference]:
+    return [d for m in MEASURES if (d := record.of(m))]
+
+
+def _difference(value: Difference | None, usual: int) -> str:
     if value is None:
         return DASH
-    p = p_value(value["p_holm"])
-    star = "" if value["finding"] == "no difference shown" else " *"
-    other = "" if value["n"] == usual else f", n = {value['n']}"
+    p = p_value(value.p_holm)
+    star = "" if value.finding == "no difference shown" else " *"
+    other = "" if value.n == usual else f", n = {value.n}"
     return (
-        f"{points(value['difference'])} ({points(value['low'])} to {points(value['high'])}), "
-        f"{value['gained']}/{value['lost']}, p {p if p.startswith('<') else f'= {p}'}{star}{other}"
+        f"{points(value.difference)} ({points(value.low)} to {points(value.high)}), "
+        f"{value.gained}/{value.lost}, p {p if p.startswith('<') else f'= {p}'}{star}{other}"
     )
 
 
-def families(words: Words, compared: Mapping[str, Json], alpha: float) -> str:
+def families(words: Words, compared: Mapping[str, Differences], alpha: float) -> str:
     """What is tested together, and whether the headline hangs on that."""
-    first = [
-        n for n, r in compared.items() if any(d and d["family"] == "primary" for d in r.values())
-    ]
+    first = [n for n, r in compared.items() if any(d.family == "primary" for d in _known(r))]
     rest = len(compared) - len(first)
     if not first or not rest:
         return f"p is Holm-corrected over the {len(compared)} conditions, for each rate apart."
@@ -74,10 +76,12 @@ def families(words: Words, compared: Mapping[str, Json], alpha: float) -> str:
         "family, corrected for their own number, so that the headline does not pay for them."
     )
     lost = [
-        f"{name}, {words.rate(measure)} (p = {p_value(d['p_holm_all'])})"
+        f"{name}, {words.rate(measure)} (p = {p_value(d.p_holm_all)})"
         for name in first
-        for measure, d in compared[name].items()
-        if d and d["finding"] != "no difference shown" and d["p_holm_all"] > alpha
+        for measure in MEASURES
+        if (d := compared[name].of(measure))
+        and d.finding != "no difference shown"
+        and d.p_holm_all > alpha
     ]
     if lost:
         return (
@@ -87,17 +91,17 @@ def families(words: Words, compared: Mapping[str, Json], alpha: float) -> str:
     return f"{text} Corrected over all {len(compared)} at once, the headline says the same."
 
 
-def power_sentence(words: Words, detectable: Json) -> str:
+def power_sentence(words: Words, detectable: Detectable) -> str:
     """The smallest rise that would have been found."""
-    n = detectable["n"]
-    if detectable["difference"] is None:
+    n = detectable.n
+    if detectable.difference is None:
         return (
             f"At n = {n} no rise of {words.rate('target')}, however large, would be found with a "
-            f"power of {detectable['power']:g} in {detectable['comparisons']} comparisons."
+            f"power of {detectable.power:g} in {detectable.comparisons} comparisons."
         )
     return (
         f"At n = {n} a rise of {words.rate('target')} by "
-        f"{points(detectable['difference']).lstrip('+')} points or more would be found with a "
-        f"power of {detectable['power']:g} (in {detectable['comparisons']} comparisons, verdicts "
+        f"{points(detectable.difference).lstrip('+')} points or more would be found with a "
+        f"power of {detectable.power:g} (in {detectable.comparisons} comparisons, verdicts "
         "independent given the rates); smaller true rises may well go unnoticed."
     )

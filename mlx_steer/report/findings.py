@@ -4,14 +4,13 @@
 difference could be shown, and at which n.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
-from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.report import gating
-from mlx_steer.report.lookup import base_of, by_name, chosen_name, main_condition, same_cell
+from mlx_steer.config import Limits
+from mlx_steer.metrics.metrics_file import Metrics, Words
+from mlx_steer.metrics.numbers import MEASURES, Differences, Measure
+from mlx_steer.report import gate_sections
 from mlx_steer.report.wording import (
-    Words,
     change,
     compared,
     corrected_p,
@@ -23,73 +22,70 @@ from mlx_steer.report.wording import (
 )
 from mlx_steer.run.records import CONTROL_KINDS
 
-Json = Mapping[str, Any]
 
-
-def headline(metrics: Json) -> list[str]:
+def headline(metrics: Metrics) -> list[str]:
     """The first lines of the report: warnings, then what was found."""
     return [*warnings(metrics), *(s for s in _headline(metrics) if s)]
 
 
-def warnings(metrics: Json) -> list[str]:
+def warnings(metrics: Metrics) -> list[str]:
     """What a reader must know before any number: missing rows, limits that no cell met."""
     found = []
-    rows = metrics["rows"]
-    if rows["missing"]:
-        names = list(rows["missing_by_condition"])
-        shown = [f"{name} ({rows['missing_by_condition'][name]})" for name in names[:5]]
+    rows = metrics.rows
+    if rows.missing:
+        names = list(rows.missing_by_condition)
+        shown = [f"{name} ({rows.missing_by_condition[name]})" for name in names[:5]]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         found.append(
-            f"This report is partial: {rows['missing']} of {rows['expected']} rows are missing, in "
+            f"This report is partial: {rows.missing} of {rows.expected} rows are missing, in "
             f"{', '.join(shown)}{more}. Rates are over the rows that are there."
         )
-    select = metrics["select"]
-    choice, rule = select["choice"], select["by_rule"]
-    met = choice["met_limits"] if choice else rule["met_limits"] if rule else True
+    select, limits = metrics.select, limits_in_words(metrics.limits)
+    choice, rule = select.choice, select.by_rule
+    met = choice.met_limits if choice else rule.met_limits if rule else True
     if not met:
         found.append(
-            f"No cell of the sweep met the limits ({limits(metrics)}). The cell with the largest "
-            "target rate minus false positive rate was taken instead; its side effects are larger "
-            "than the limits allow."
+            f"No cell of the sweep met the limits ({limits}). The cell with the largest target "
+            "rate minus false positive rate was taken instead; its side effects are larger than "
+            "the limits allow."
         )
-    gated = choice["gated"] if choice else select["gated_by_rule"]
-    if gated and not gated["met_limits"]:
-        which = f"the limits ({limits(metrics)})" if met else "them either"
+    gated = choice.gated if choice else select.gated_by_rule
+    if gated and not gated.met_limits:
+        which = f"the limits ({limits})" if met else "them either"
         found.append(
             f"No cell of gated steering met {which}; the one with the largest target rate minus "
             "false positive rate was taken."
         )
     for recorded, present in (
         (choice, rule),
-        (choice["gated"] if choice else None, select["gated_by_rule"]),
+        (choice.gated if choice else None, select.gated_by_rule),
     ):
-        if recorded and present and recorded["condition"] != present["condition"]:
+        if recorded and present and recorded.condition != present.condition:
             found.append(
-                f"With the present verdicts the rule would choose {present['condition']}, not "
-                f"{recorded['condition'] or 'the recorded cell'}, with which the comparison was "
+                f"With the present verdicts the rule would choose {present.condition}, not "
+                f"{recorded.condition or 'the recorded cell'}, with which the comparison was "
                 "run: the judge or a person's labels have changed since."
             )
     return found
 
 
-def limits(metrics: Json) -> str:
-    """The limits of the sweep in words."""
-    given = metrics["limits"]
+def limits_in_words(given: Limits) -> str:
+    """The limits of the sweep."""
     return (
-        f"false positives at most {100 * given['false_positives']:g} points over base, mean "
-        f"coherence at most {given['coherence_drop']:g} under base, at most "
-        f"{100 * given['incoherent']:g} % incoherent rows"
+        f"false positives at most {100 * given.false_positives:g} points over base, mean "
+        f"coherence at most {given.coherence_drop:g} under base, at most "
+        f"{100 * given.incoherent:g} % incoherent rows"
     )
 
 
-def _headline(metrics: Json) -> list[str]:
-    if not metrics["test"]["conditions"]:
+def _headline(metrics: Metrics) -> list[str]:
+    if not metrics.test.conditions:
         return [_sweep_sentence(metrics)]
     return [
         _steering_sentence(metrics),
         _cost_sentence(metrics),
-        gating.gated_sentence(metrics),
-        *gating.fixed_sentences(metrics),
+        gate_sections.gated_sentence(metrics),
+        *gate_sections.fixed_sentences(metrics),
         _prompt_sentence(metrics),
         *_both_sentences(metrics),
         # A control that is not beaten belongs here too: shuffled pairs keep the texts' style.
@@ -98,10 +94,10 @@ def _headline(metrics: Json) -> list[str]:
     ]
 
 
-def _sweep_sentence(metrics: Json) -> str:
-    words = Words(metrics["behavior"])
-    name = chosen_name(metrics)
-    cell, base = by_name(metrics, "select", name), base_of(metrics, "select")
+def _sweep_sentence(metrics: Metrics) -> str:
+    words = metrics.behavior
+    name = metrics.select.chosen
+    cell, base = metrics.select.named(name), metrics.select.base
     if cell is None or base is None:
         return "There are no finished rows to report yet."
     return (
@@ -111,153 +107,143 @@ def _sweep_sentence(metrics: Json) -> str:
     )
 
 
-def _steering_sentence(metrics: Json) -> str:
-    words, cell, base = (
-        Words(metrics["behavior"]),
-        main_condition(metrics, "steering"),
-        base_of(metrics, "test"),
-    )
-    if cell is None or base is None or not cell["target"]["n"]:
+def _steering_sentence(metrics: Metrics) -> str:
+    words, cell, base = metrics.behavior, metrics.test.main("steering"), metrics.test.base
+    if cell is None or base is None or not cell.target.n:
         return ""
-    verdict = verdict_on((cell["against_base"] or {}).get("target"))
+    verdict = verdict_on(cell.against("target"))
     return (
-        f"Steering at {cell['name']}, on the test prompts: {change(words, 'target', base, cell)}: "
+        f"Steering at {cell.name}, on the test prompts: {change(words, 'target', base, cell)}: "
         f"{verdict}."
     )
 
 
-def _cost_sentence(metrics: Json) -> str:
-    words, cell, base = (
-        Words(metrics["behavior"]),
-        main_condition(metrics, "steering"),
-        base_of(metrics, "test"),
-    )
+def _cost_sentence(metrics: Metrics) -> str:
+    words, cell, base = metrics.behavior, metrics.test.main("steering"), metrics.test.base
     if cell is None or base is None:
         return ""
+    costs: tuple[Measure, ...] = ("false_positive", "borderline")
     parts = [
-        f"{change(words, measure, base, cell)}: "
-        f"{verdict_on((cell['against_base'] or {}).get(measure))}"
-        for measure in ("false_positive", "borderline")
-        if cell[measure]["n"] and base[measure]["n"]
+        f"{change(words, measure, base, cell)}: {verdict_on(cell.against(measure))}"
+        for measure in costs
+        if cell.of(measure).n and base.of(measure).n
     ]
     return f"Its cost in false positives: {'; '.join(parts)}." if parts else ""
 
 
-def _prompt_sentence(metrics: Json) -> str:
-    words, cell = Words(metrics["behavior"]), main_condition(metrics, "steering")
-    against = metrics["against_prompt"]
+def _prompt_sentence(metrics: Metrics) -> str:
+    words, cell = metrics.behavior, metrics.test.main("steering")
+    against = metrics.against_prompt
     if cell is None or against is None:
         return ""
-    prompt = by_name(metrics, "test", against["prompt"])
-    record = next((c for c in against["conditions"] if c["name"] == cell["name"]), None)
+    prompt = metrics.test.named(against.prompt)
+    record = against.named(cell.name)
     if prompt is None or record is None:
         return ""
     return (
-        f"The system prompt alone ({prompt['name'].removeprefix('prompt ')}) reached "
-        f"{words.rate('target')} {of(prompt['target'])} at {words.rate('false_positive')} "
-        f"{of(prompt['false_positive'])}. {beats_prompt(words, record['difference'])}"
+        f"The system prompt alone ({prompt.name.removeprefix('prompt ')}) reached "
+        f"{words.rate('target')} {of(prompt.target)} at {words.rate('false_positive')} "
+        f"{of(prompt.false_positive)}. {beats_prompt(words, record.difference)}"
     )
 
 
-def beats_prompt(words: Words, difference: Json, what: str = "steering") -> str:
+def beats_prompt(words: Words, difference: Differences, what: str = "steering") -> str:
     """Whether steering beats the system prompt, from the paired differences with it."""
-    target, other = difference["target"], difference["false_positive"]
+    target, other = difference.target, difference.false_positive
     if target is None or other is None:
         return f"{what.capitalize()} cannot be compared with it: rows are missing."
-    if target["finding"] == other["finding"] == "no difference shown":
+    if target.finding == other.finding == "no difference shown":
         return (
             f"That {what} beats the prompt, or the prompt {what}, could not be shown at n = "
-            f"{target['n']} ({words.rate('target')}: {corrected_p(target)}; "
+            f"{target.n} ({words.rate('target')}: {corrected_p(target)}; "
             f"{words.rate('false_positive')}: {corrected_p(other)})."
         )
-    better = target["finding"] == "higher" or other["finding"] == "lower"
-    worse = target["finding"] == "lower" or other["finding"] == "higher"
+    better = target.finding == "higher" or other.finding == "lower"
+    worse = target.finding == "lower" or other.finding == "higher"
     verdict = f"{what.capitalize()} beats the prompt" if better else f"The prompt beats {what}"
     if better and worse:
         verdict = "Neither beats the other on both counts"
-    both = {m: difference[m] for m in ("target", "false_positive")}
-    return f"{verdict}: {what} against the prompt, {compared(words, both)}."
+    found = compared(words, difference, ("target", "false_positive"))
+    return f"{verdict}: {what} against the prompt, {found}."
 
 
-def _both_sentences(metrics: Json) -> list[str]:
+def _both_sentences(metrics: Metrics) -> list[str]:
     """The system prompt together with plain and with gated steering, at their chosen strengths."""
-    words, sentences = Words(metrics["behavior"]), []
-    for kind, alone, name in (
-        ("prompt+steering", "steering", "Prompt and steering together"),
-        ("prompt+gated", "gated", "Prompt and gated steering together"),
-    ):
-        cell = main_condition(metrics, alone)
+    words, sentences = metrics.behavior, []
+    kinds: tuple[tuple[Literal["steering", "gated"], str], ...] = (
+        ("steering", "Prompt and steering together"),
+        ("gated", "Prompt and gated steering together"),
+    )
+    for alone, name in kinds:
+        cell = metrics.test.main(alone)
         both = next(
             (
                 c
-                for c in metrics["test"]["conditions"]
-                if cell and c["kind"] == kind and same_cell(c, cell)
+                for c in metrics.test.conditions
+                if cell and c.kind == f"prompt+{alone}" and c.same_cell(cell)
             ),
             None,
         )
-        if both is None or not both["target"]["n"]:
+        if both is None or not both.target.n:
             continue
-        rates = [words.rate(m) + " " + of(both[m]) for m in MEASURES if both[m]["n"]]
-        part = f"{name} ({both['name'].partition(' + ')[2]}): {', '.join(rates)}"
-        against = metrics["against_prompt"]
-        record = next(
-            (c for c in (against["conditions"] if against else ()) if c["name"] == both["name"]),
-            None,
-        )
+        rates = [words.rate(m) + " " + of(both.of(m)) for m in MEASURES if both.of(m).n]
+        part = f"{name} ({both.name.partition(' + ')[2]}): {', '.join(rates)}"
+        against = metrics.against_prompt
+        record = against.named(both.name) if against else None
         if record:
-            part += f"; against the prompt alone: {compared(words, record['difference'])}"
+            part += f"; against the prompt alone: {compared(words, record.difference)}"
         sentences.append(f"{part}.")
     return sentences
 
 
-def control_sentence(metrics: Json) -> str:
+def control_sentence(metrics: Metrics) -> str:
     """How the vector does against random directions, in one sentence."""
-    controls = metrics["controls"]
-    if controls is None or not controls["random"]["seeds"]:
+    controls = metrics.controls
+    if controls is None or not controls.random.seeds:
         return ""
-    words, random = Words(metrics["behavior"]), controls["random"]
-    seeds, margins = random["seeds"], random["target_margins"]
+    words, random = metrics.behavior, controls.random
+    seeds, margins = random.seeds, random.target_margins
     sentence = (
-        f"The vector is ahead of {random['beaten_on_target']} of {seeds} random directions of the "
+        f"The vector is ahead of {random.beaten_on_target} of {seeds} random directions of the "
         f"same norm on {words.rate('target')} (by {points(margins[0])} to {points(margins[-1])} "
-        f"points), and of {random['beaten_on_gap']} of {seeds} on that rate minus "
+        f"points), and of {random.beaten_on_gap} of {seeds} on that rate minus "
         f"{words.rate('false_positive')}"
     )
-    if random["beaten_on_target"] < seeds:
+    if random.beaten_on_target < seeds:
         return f"{sentence}: its direction does not stand out clearly from a random one."
     return f"{sentence}."
 
 
-def other_controls(metrics: Json) -> list[str]:
+def other_controls(metrics: Metrics) -> list[str]:
     """How the vector does against itself turned around and against shuffled pairs."""
-    controls = metrics["controls"]
+    controls = metrics.controls
     if controls is None:
         return []
-    words, found = Words(metrics["behavior"]), []
-    for record in controls["conditions"]:
-        control = by_name(metrics, "test", record["name"])
-        real = by_name(metrics, "test", record["real"])
-        difference = record["real_minus_control"]["target"]
-        if record["kind"] == "random" or not (control and real and difference):
+    words, found = metrics.behavior, []
+    for record in controls.conditions:
+        control = metrics.test.named(record.name)
+        real = metrics.test.named(record.real)
+        difference = record.real_minus_control.target
+        if record.kind == "random" or not (control and real and difference):
             continue
         found.append(
-            f"The vector against its control {record['kind']}: {words.rate('target')} "
-            f"{of(real['target'])} against {of(control['target'])}, {verdict_on(difference)}."
+            f"The vector against its control {record.kind}: {words.rate('target')} "
+            f"{of(real.target)} against {of(control.target)}, {verdict_on(difference)}."
         )
     return found
 
 
-def _breakdown_sentence(metrics: Json) -> str:
+def _breakdown_sentence(metrics: Metrics) -> str:
     """Where responses come apart, if any condition has a tenth of its rows incoherent."""
-    allowed = metrics["limits"]["incoherent"]
+    allowed = metrics.limits.incoherent
     broken = [
         c
-        for c in metrics["test"]["conditions"]
-        if c["kind"] not in CONTROL_KINDS and c["n"] and c["incoherent"]["rate"] > allowed
+        for c in metrics.test.conditions
+        if c.kind not in CONTROL_KINDS and c.n and c.incoherent.percent > 100 * allowed
     ]
     if not broken:
         return ""
-    shown = [f"{c['name']} ({percent(c['incoherent']['rate'])})" for c in broken[:4]]
+    shown = [f"{c.name} ({percent(c.incoherent.rate)})" for c in broken[:4]]
     more = [f"{len(broken) - 4} more"] if len(broken) > 4 else []
     return (
         f"Responses come apart under {listed([*shown, *more])}: that share of rows is incoherent."

@@ -15,15 +15,16 @@ from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mlx_steer.files import CONTROL, TURNING
 from mlx_steer.metrics import ConditionRecord, RunData, Scored
 from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.report.document import Document
 from mlx_steer.words import PromptSet, Verdict
 
 SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
-# What ends a script element or a line of script, controls beyond ASCII's first 32 (which JSON
-# escapes itself), and marks that turn the direction of what follows.
-_NOT_AS_THEY_ARE = re.compile("[<>&\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# What ends a script element or a line of script, control characters, and marks that turn the
+# direction of what follows.
+_NOT_AS_THEY_ARE = re.compile(rf"[<>&{CONTROL}{TURNING}\u2028\u2029]")
 
 VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
 

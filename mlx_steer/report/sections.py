@@ -1,32 +1,29 @@
 """The sections of the report, from the metrics and what the run recorded of itself."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from mlx_steer.metrics import RunData, Scored
-from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.report import findings, gating, lookup, tables
+from mlx_steer.metrics.metrics_file import Metrics
+from mlx_steer.report import findings, gate_sections, tables
+from mlx_steer.report.configuration import configuration
 from mlx_steer.report.document import (
     Block,
     Bullets,
-    Cell,
     Document,
     Paragraph,
     Plot,
     Quote,
     Quotes,
     Section,
-    Table,
 )
-from mlx_steer.report.wording import Words, fixed, number, one_line
-
-Json = Mapping[str, Any]
+from mlx_steer.report.wording import fixed, number, one_line
+from mlx_steer.words import PromptSet
 
 QUOTED = {"target": 2, "other": 2, "borderline": 1}
 
 
 def build(
-    run: RunData, scored: Mapping[str, Scored], metrics: Json, plots: frozenset[str]
+    run: RunData, scored: Mapping[str, Scored], metrics: Metrics, plots: frozenset[str]
 ) -> Document:
     """The report's content.
 
@@ -36,25 +33,24 @@ def build(
         metrics: What `compute_metrics` gave.
         plots: Names of the plots that were drawn.
     """
-    model = run.manifest.get("model") or {}
-    words = Words(metrics["behavior"])
+    words = metrics.behavior
     # What was found first, how it was found after it, what it was made with last.
     sections = [
         Section("Fair comparison", list(tables.comparison(metrics, words))),
         Section("Does steering beat the prompt?", list(tables.against_prompt(metrics, words))),
-        *gating.sections(metrics, words),
+        *gate_sections.sections(metrics, words),
         Section("Controls", list(tables.controls(metrics, words))),
         Section("Best configuration", list(tables.best(metrics, words))),
         Section("Layer comparison", list(tables.sweep(metrics, words))),
         Section("Vector statistics", list(tables.vectors(metrics))),
         Section("Judge", list(_judge(metrics))),
-        Section("Configuration", list(_configuration(run))),
+        Section("Configuration", list(configuration(run))),
         Section("Responses", list(_responses(run, scored, metrics))),
         Section("Files", [Bullets(_files(plots))]),
     ]
     warnings = findings.warnings(metrics)
     return Document(
-        title=one_line(f"{run.behavior.title or run.behavior.name}: {model.get('id', 'model')}"),
+        title=one_line(f"{run.behavior.title or run.behavior.name}: {run.manifest.model.id}"),
         subtitle=one_line(f"Run {run.config.name}. {run.behavior.description}"),
         warnings=warnings,
         headline=findings.headline(metrics)[len(warnings) :],
@@ -67,108 +63,14 @@ def _with_drawn(section: Section, plots: frozenset[str]) -> Section:
     return Section(section.title, kept)
 
 
-# --- configuration and vectors ---
-
-
-def _configuration(run: RunData) -> Iterator[Block]:
-    manifest, config = run.manifest, run.config
-    model = manifest.get("model") or {}
-    quantization = model.get("quantization")
-    counts = {
-        split: {
-            prompt_set: sum((p.split, p.set) == (split, prompt_set) for p in _used(run))
-            for prompt_set in MEASURES.values()
-        }
-        for split in ("select", "test")
-    }
-    prompts = "; ".join(
-        f"{split} half "
-        + ", ".join(f"{n} {run.behavior.set_word(s)}" for s, n in sets.items() if n)
-        for split, sets in counts.items()
-        if any(sets.values())
-    )
-    sampling = config.generation
-    pairs = run.vectors.metadata.dataset if run.vectors else None
-    decoding = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature:g}"
-    facts = {
-        "Model": model.get("id"),
-        "Revision": model.get("revision"),
-        "Type": f"{model.get('model_type')}, {manifest.get('num_layers')} layers, hidden size "
-        f"{manifest.get('hidden_size')}",
-        "Quantisation": "none"
-        if not quantization
-        else ", ".join(f"{k} {v}" for k, v in sorted(quantization.items()))
-        if isinstance(quantization, dict)
-        else quantization,
-        "dtype": manifest.get("dtype"),
-        "Behavior": f"{run.behavior.name}, judge {run.behavior.judge}",
-        "Contrast pairs": f"{pairs.pairs} ({pairs.name})" if pairs else None,
-        "Prompts": prompts,
-        "Decoding": f"{decoding}, at most {sampling.max_tokens} tokens",
-        "Cut off at that length": _cut_off(run),
-        "Rows": f"{len(run.rows)} of {len({k for c in run.conditions for k in c.rows.values()})}",
-        "Seeds": f"sampling {sampling.seed}, statistics {config.statistics.seed}",
-        "Statistics": f"{config.statistics.resamples:,} bootstrap resamples, alpha "
-        f"{config.statistics.alpha:g}",
-        "Limits of the sweep": findings.limits({"limits": config.sweep.limits.model_dump()}),
-        "Device": manifest.get("device"),
-        "Versions": ", ".join(
-            f"{name} {manifest[key]}"
-            for name, key in (
-                ("mlx-steer", "mlx_steer"),
-                ("mlx", "mlx"),
-                ("mlx-lm", "mlx_lm"),
-                ("numpy", "numpy"),
-                ("python", "python"),
-            )
-            if manifest.get(key)
-        ),
-        "Time": _time(manifest),
-    }
-    yield Table(
-        ["what", "value"],
-        [[Cell(name), Cell(one_line(str(value)))] for name, value in facts.items() if value],
-    )
-    notes = [one_line(str(note)) for note in manifest.get("notes") or []]
-    if notes:
-        yield Bullets(notes)
-    for name, text in _system_prompts(run).items():
-        yield Paragraph(f"System prompt {name}: {one_line(text)}")
-
-
-def _cut_off(run: RunData) -> str:
-    cut = sum(row.finish_reason == "length" for row in run.rows.values())
-    return f"{cut} of {len(run.rows)} responses"
-
-
-def _used(run: RunData) -> list[Any]:
-    asked = {prompt_id for c in run.conditions for prompt_id in c.rows}
-    return [item for prompt_id, item in run.prompts.items() if prompt_id in asked]
-
-
-def _time(manifest: Json) -> str:
-    seconds = manifest.get("seconds") or {}
-    parts = [f"{name} {number(value)} s" for name, value in seconds.items()]
-    ended = manifest.get("finished") or "not finished"
-    return f"{manifest.get('started')} to {ended}" + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _system_prompts(run: RunData) -> dict[str, str]:
-    return {
-        c.name.removeprefix("prompt "): c.system_text
-        for c in run.conditions
-        if c.kind == "prompt" and c.system_text
-    }
-
-
-def _judge(metrics: Json) -> Iterator[Block]:
-    judge = metrics["judge"]
+def _judge(metrics: Metrics) -> Iterator[Block]:
+    judge = metrics.judge
     lines = []
-    if judge["human"]:
-        human = judge["human"]
+    if judge.human:
+        human = judge.human
         lines.append(
-            f"A person labelled {human['n']} responses: the judge agreed on {human['agreed']} "
-            f"(Cohen's kappa {fixed(human['kappa'])}). A person's verdict counts in all rates. "
+            f"A person labelled {human.n} responses: the judge agreed on {human.agreed} "
+            f"(Cohen's kappa {fixed(human.kappa)}). A person's verdict counts in all rates. "
             "Responses picked for labelling because they looked wrong make the judge look worse "
             "than it is."
         )
@@ -177,11 +79,11 @@ def _judge(metrics: Json) -> Iterator[Block]:
             "No response was labelled by a person. Verdicts can be overruled in report.html, "
             "exported, and given back with: mlx-steer report RUN --labels labels.json"
         )
-    if judge["model"]:
-        model = judge["model"]
+    if judge.model:
+        model = judge.model
         lines.append(
-            f"A judge model read {model['n']} responses and agreed on {model['agreed']} "
-            f"(Cohen's kappa {fixed(model['kappa'])}); its verdicts do not count in the rates."
+            f"A judge model read {model.n} responses and agreed on {model.agreed} "
+            f"(Cohen's kappa {fixed(model.kappa)}); its verdicts do not count in the rates."
         )
     yield from (Paragraph(line) for line in lines)
 
@@ -189,17 +91,12 @@ def _judge(metrics: Json) -> Iterator[Block]:
 # --- responses and files ---
 
 
-def _responses(run: RunData, scored: Mapping[str, Scored], metrics: Json) -> Iterator[Block]:
-    split = "test" if metrics["test"]["conditions"] else "select"
-    names = [c["name"] for c in metrics[split]["conditions"]]
-    if split == "select":
-        kept = ("base", "prompt")
-        chosen = lookup.chosen_name(metrics)
-        names = [
-            c["name"]
-            for c in metrics["select"]["conditions"]
-            if c["kind"] in kept or c["name"] == chosen
-        ]
+def _responses(run: RunData, scored: Mapping[str, Scored], metrics: Metrics) -> Iterator[Block]:
+    split = "test" if metrics.test.conditions else "select"
+    names = [c.name for c in metrics.test.conditions]
+    if not names:
+        kept, chosen = ("base", "prompt"), metrics.select.chosen
+        names = [c.name for c in metrics.select.conditions if c.kind in kept or c.name == chosen]
     yield Paragraph(
         f"The first prompts of each set in the {split} half, under every condition; all responses "
         "are in report.html."
@@ -217,7 +114,7 @@ def _responses(run: RunData, scored: Mapping[str, Scored], metrics: Json) -> Ite
             yield Quotes(name, quotes)
 
 
-def _quote(run: RunData, row: Scored, prompt: str, prompt_set: Any, text: str) -> Quote:
+def _quote(run: RunData, row: Scored, prompt: str, prompt_set: PromptSet, text: str) -> Quote:
     who = "by a person" if row.human else row.judgement.rule
     perplexity = "" if row.perplexity is None else f", perplexity {number(row.perplexity)}"
     return Quote(

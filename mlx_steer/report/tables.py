@@ -1,31 +1,39 @@
 """The sections of numbers: vectors, sweep, choice, comparison, controls; tables and their words."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Sequence
+from typing import Literal
 
-from mlx_steer.metrics.measure import MEASURES
-from mlx_steer.report import differences, findings, lookup
+from mlx_steer.metrics.halves import (
+    ComparedCondition,
+    ConditionNumbers,
+    Outcome,
+    RuleChoice,
+    SweptCondition,
+)
+from mlx_steer.metrics.metrics_file import Metrics, Words
+from mlx_steer.metrics.numbers import MEASURES, Measure
+from mlx_steer.report import differences, findings
 from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Table
-from mlx_steer.report.wording import DASH, Words, fixed, listed, number, of, one_line, points, rate
+from mlx_steer.report.wording import DASH, fixed, listed, number, of, one_line, points, rate
 from mlx_steer.run.records import CONTROL_KINDS
 
-Json = Mapping[str, Any]
+_RATES: tuple[Measure, ...] = ("target", "false_positive")
 
 
-def vectors(metrics: Json) -> Iterator[Block]:
+def vectors(metrics: Metrics) -> Iterator[Block]:
     """Norms and relative doses by layer."""
-    about = metrics["vectors"]
+    about = metrics.vectors
     if about is None:
         return
-    pairs = about["dataset"]
-    origin = f"Taken from {pairs['pairs']} contrast pairs by" if pairs else "Imported; method:"
+    pairs = about.dataset
+    origin = f"Taken from {pairs.pairs} contrast pairs by" if pairs else "Imported; method:"
     yield Paragraph(
-        f"{origin} {about['method']}, token "
-        f"position: {about['token_position']}. The relative dose is strength times the vector's "
+        f"{origin} {about.method}, token "
+        f"position: {about.token_position}. The relative dose is strength times the vector's "
         "norm over the mean norm of the hidden states it was taken from."
     )
-    strengths = [f"dose at {s:g}" for s in about["strengths"]]
-    separated = any(layer["separation"] is not None for layer in about["layers"])
+    strengths = [f"dose at {s:g}" for s in about.strengths]
+    separated = any(layer.separation is not None for layer in about.layers)
     if separated:
         yield Paragraph(
             "Separation: how well directions made from other pairs tell the two sides of a "
@@ -37,64 +45,70 @@ def vectors(metrics: Json) -> Iterator[Block]:
         ["layer", "norm", "mean hidden-state norm", *separation, *strengths],
         [
             [
-                Cell(str(layer["layer"])),
-                Cell(number(layer["norm"], 4)),
-                Cell(number(layer["hidden_norm"], 4)),
-                *(Cell(fixed(layer["separation"], 3)) for _ in separation),
-                *(Cell(fixed(dose)) for dose in layer["relative_dose"]),
+                Cell(str(layer.layer)),
+                Cell(number(layer.norm, 4)),
+                Cell(number(layer.hidden_norm, 4)),
+                *(Cell(fixed(layer.separation, 3)) for _ in separation),
+                *(Cell(fixed(dose)) for dose in layer.relative_dose),
             ]
-            for layer in about["layers"]
+            for layer in about.layers
         ],
     )
     yield Plot("norm_by_layer", "Norm of the steering vector and of the hidden states by layer")
 
 
-def _measures(conditions: Sequence[Json]) -> list[str]:
+def _measures(conditions: Sequence[Outcome]) -> list[Measure]:
     """The rates that any of the conditions has rows for: not every behavior has borderline."""
-    return [m for m in MEASURES if any(c[m]["n"] for c in conditions)]
+    return [m for m in MEASURES if any(c.of(m).n for c in conditions)]
 
 
-def _rate_columns(words: Words, measures: Sequence[str]) -> list[str]:
+def _rate_columns(words: Words, measures: Sequence[Measure]) -> list[str]:
     notes = {"false_positive": " (false positives)"}
     return [words.rate(measure) + notes.get(measure, "") for measure in measures]
 
 
-def _rate_cells(condition: Json, split: str, measures: Sequence[str]) -> list[Cell]:
+def _columns(words: Words, measures: Sequence[Measure]) -> list[str]:
+    """Of a table of conditions on the test half."""
+    rates = _rate_columns(words, measures)
+    return ["condition", *rates, "coherence", "perplexity", words.incoherent]
+
+
+def _rate_cells(condition: Outcome, split: str, measures: Sequence[Measure]) -> list[Cell]:
     cells = []
     for measure in measures:
         rows = {
-            "condition": condition["name"],
+            "condition": condition.name,
             "split": split,
             "set": MEASURES[measure],
             "verdict": "shown",
         }
-        cells.append(Cell(rate(condition[measure]), rows if condition[measure]["n"] else None))
+        cells.append(Cell(rate(condition.of(measure)), rows if condition.of(measure).n else None))
     return cells
 
 
-def _quality_cells(condition: Json, split: str) -> list[Cell]:
-    coherence, incoherent = condition["coherence"], condition["incoherent"]
-    rows = {"condition": condition["name"], "split": split, "verdict": "incoherent"}
+def _quality_cells(condition: Outcome, split: str) -> list[Cell]:
+    coherence, incoherent = condition.coherence, condition.incoherent
+    rows = {"condition": condition.name, "split": split, "verdict": "incoherent"}
     return [
-        Cell(fixed(coherence["mean"])),
-        Cell(number(condition["perplexity"]["median"])),
+        Cell(fixed(coherence.mean)),
+        Cell(number(condition.perplexity.median)),
         Cell(
-            f"{incoherent['count']}/{incoherent['n']}" if incoherent["n"] else DASH,
-            rows if incoherent["count"] else None,
+            f"{incoherent.count}/{incoherent.n}" if incoherent.n else DASH,
+            rows if incoherent.count else None,
         ),
     ]
 
 
-def _name_cell(condition: Json, split: str, chosen: Collection[str]) -> Cell:
-    name = condition["name"] + (" (chosen)" if condition["name"] in chosen else "")
-    if condition["missing"]:
-        name += f" ({condition['missing']} rows missing)"
-    return Cell(name, {"condition": condition["name"], "split": split})
+def _name_cell(condition: Outcome, split: str, chosen: Collection[str]) -> Cell:
+    name = condition.name + (" (chosen)" if condition.name in chosen else "")
+    if condition.missing:
+        name += f" ({condition.missing} rows missing)"
+    return Cell(name, {"condition": condition.name, "split": split})
 
 
-def sweep(metrics: Json, words: Words) -> Iterator[Block]:
+def sweep(metrics: Metrics, words: Words) -> Iterator[Block]:
     """Every condition on the select half."""
-    conditions = metrics["select"]["conditions"]
+    conditions = metrics.select.conditions
     if not conditions:
         yield Paragraph("No sweep was run.")
         return
@@ -103,7 +117,7 @@ def sweep(metrics: Json, words: Words) -> Iterator[Block]:
         "percent, over all rows of a set. Coherence is the mean over all rows; perplexity is the "
         "median, under the unsteered model."
     )
-    gated = [c for c in conditions if c["kind"] == "gated"]
+    gated = [c for c in conditions if c.kind == "gated"]
     yield _swept([c for c in conditions if c not in gated], metrics, words)
     yield Plot("sweep_heatmap", "Target rate and false positive rate by layer and strength")
     if gated:
@@ -111,19 +125,19 @@ def sweep(metrics: Json, words: Words) -> Iterator[Block]:
         yield _swept(gated, metrics, words)
 
 
-def _swept(conditions: Sequence[Json], metrics: Json, words: Words) -> Table:
-    chosen = lookup.main_names(metrics)
+def _swept(conditions: Sequence[SweptCondition], metrics: Metrics, words: Words) -> Table:
+    chosen = metrics.main_names
     measures = _measures(conditions)
     rows = []
     for condition in conditions:
-        broken = condition["broken_limits"]
+        broken = condition.broken_limits
         verdict = DASH if broken is None else ", ".join(broken) if broken else "none"
         rows.append(
             [
                 _name_cell(condition, "select", chosen),
-                Cell(fixed(condition["relative_dose"])),
+                Cell(fixed(condition.relative_dose)),
                 *_rate_cells(condition, "select", measures),
-                Cell(points(condition["gap"])),
+                Cell(points(condition.gap)),
                 *_quality_cells(condition, "select"),
                 Cell(verdict),
             ]
@@ -141,51 +155,46 @@ def _swept(conditions: Sequence[Json], metrics: Json, words: Words) -> Table:
     return Table(columns, rows, _marked(conditions, chosen))
 
 
-def _marked(conditions: Sequence[Json], names: Collection[str]) -> frozenset[int]:
-    return frozenset(i for i, c in enumerate(conditions) if c["name"] in names)
+def _marked(conditions: Sequence[Outcome], names: Collection[str]) -> frozenset[int]:
+    return frozenset(i for i, c in enumerate(conditions) if c.name in names)
 
 
-def best(metrics: Json, words: Words) -> Iterator[Block]:
+def best(metrics: Metrics, words: Words) -> Iterator[Block]:
     """What was chosen, why, and how much the select half flattered it."""
-    select = metrics["select"]
+    select = metrics.select
     found = [
-        (kind, name, rule)
-        for kind, name, rule in (
-            ("steering", lookup.chosen_name(metrics), select["by_rule"]),
-            ("gated", lookup.chosen_gated_name(metrics), select["gated_by_rule"]),
+        (cell, rule)
+        for name, rule in (
+            (select.chosen, select.by_rule),
+            (select.chosen_gated, select.gated_by_rule),
         )
-        if lookup.by_name(metrics, "select", name) is not None
+        if (cell := select.named(name)) is not None
     ]
     if not found:
         yield Paragraph("No cell was chosen.")
         return
-    yield Paragraph(f"The limits: {findings.limits(metrics)}.")
-    for kind, name, rule in found:
-        yield from _best_of(metrics, words, kind, str(name), rule)
-    choice = select["choice"]
-    if choice and choice["system_prompt"]:
-        name = one_line(choice["system_prompt"])
+    yield Paragraph(f"The limits: {findings.limits_in_words(metrics.limits)}.")
+    for cell, rule in found:
+        yield from _best_of(metrics, cell, rule)
+    choice = select.choice
+    if choice and choice.system_prompt:
+        name = one_line(choice.system_prompt)
         yield Paragraph(f"System prompt of the comparison, by the same rule: {name}.")
-    again = metrics["test"]["by_rule"]
-    if again and lookup.by_name(metrics, "test", found[0][1]):
-        same = "the same" if again["condition"] == found[0][1] else again["condition"]
-        met = "within the limits" if again["met_limits"] else "with no cell within the limits"
+    again, chosen = metrics.test.by_rule, found[0][0].name
+    if again and metrics.test.named(chosen):
+        same = "the same" if again.condition == chosen else again.condition
+        met = "within the limits" if again.met_limits else "with no cell within the limits"
         yield Paragraph(
-            f"Among the {again['candidates']} steering conditions that were run on the test half, "
+            f"Among the {again.candidates} steering conditions that were run on the test half, "
             f"the rule would have chosen {same} there ({met})."
         )
 
 
-def _best_of(
-    metrics: Json, words: Words, kind: str, name: str, rule: Json | None
-) -> Iterator[Block]:
-    """One kind's chosen cell."""
-    cell = lookup.by_name(metrics, "select", name)
-    assert cell is not None
-    candidates = rule["candidates"] if rule else 0
-    within = sum(
-        c["kind"] == kind and c["broken_limits"] == [] for c in metrics["select"]["conditions"]
-    )
+def _best_of(metrics: Metrics, cell: SweptCondition, rule: RuleChoice | None) -> Iterator[Block]:
+    """The chosen cell of one kind."""
+    words = metrics.behavior
+    candidates = rule.candidates if rule else 0
+    within = sum(c.kind == cell.kind and c.broken_limits == () for c in metrics.select.conditions)
     if within:
         why = (
             f"{within} of {candidates} cells met the limits; among them it has the "
@@ -197,47 +206,70 @@ def _best_of(
             f"none of {candidates} cells met the limits; it has the largest target rate minus "
             "false positive rate"
         )
-    base = lookup.base_of(metrics, "select")
-    compared = f", in base {of(base['target'])}" if base and base["target"]["n"] else ""
+    base = metrics.select.base
+    compared = f", in base {of(base.target)}" if base and base.target.n else ""
     yield Paragraph(
-        f"{name}: {words.rate('target')} {of(cell['target'])}{compared}; "
-        f"{words.rate('false_positive')} {of(cell['false_positive'])}. Why: {why}."
+        f"{cell.name}: {words.rate('target')} {of(cell.target)}{compared}; "
+        f"{words.rate('false_positive')} {of(cell.false_positive)}. Why: {why}."
     )
-    tested = lookup.by_name(metrics, "test", name)
-    if tested is None or not tested["target"]["n"]:
+    tested = metrics.test.named(cell.name)
+    if tested is None or not tested.target.n:
         yield Paragraph("The chosen cell was not run on the test half.")
         return
     yield Paragraph(_flattery(words, cell, tested))
 
 
-def _flattery(words: Words, select: Json, test: Json) -> str:
+def _flattery(words: Words, select: ConditionNumbers, test: ConditionNumbers) -> str:
     parts = []
-    for measure in ("target", "false_positive"):
-        if select[measure]["n"] and test[measure]["n"]:
+    for measure in _RATES:
+        if select.of(measure).n and test.of(measure).n:
             parts.append(
-                f"{words.rate(measure)} {of(select[measure])} on the select half, where it was "
-                f"chosen, and {of(test[measure])} on the test half"
+                f"{words.rate(measure)} {of(select.of(measure))} on the select half, where it was "
+                f"chosen, and {of(test.of(measure))} on the test half"
             )
-    if select["gap"] is None or test["gap"] is None:
+    if select.gap is None or test.gap is None:
         return f"{'; '.join(parts)}."
     return (
         f"How much the select half flattered it: {'; '.join(parts)}. Target rate minus false "
-        f"positive rate: {points(select['gap'])} points there, {points(test['gap'])} here."
+        f"positive rate: {points(select.gap)} points there, {points(test.gap)} here."
     )
 
 
-def comparison(metrics: Json, words: Words) -> Iterator[Block]:
+def comparison(metrics: Metrics, words: Words) -> Iterator[Block]:
     """Every condition on the test half, and its differences from base."""
-    conditions = [c for c in metrics["test"]["conditions"] if c["kind"] not in CONTROL_KINDS]
+    conditions = [c for c in metrics.test.conditions if c.kind not in CONTROL_KINDS]
     if not conditions:
         yield Paragraph("No comparison was run.")
         return
-    fixed_answers = metrics["test"]["fixed"]
-    chosen, measures = lookup.main_names(metrics), _measures(conditions)
+    yield from _compared(metrics, conditions)
+    yield Plot("tradeoff", "Target rate against false positive rate of every condition")
+    against_base = [(c.name, c.against_base) for c in conditions]
+    against_base += [(c.name, c.against_base) for c in metrics.test.fixed]
+    compared = {name: found for name, found in against_base if found}
+    if compared:
+        reading = differences.how_to_read(metrics.alpha)
+        yield Paragraph(f"Differences from base, prompt by prompt. {reading}")
+        yield differences.table(words, compared)
+        yield Paragraph(differences.families(words, compared, metrics.alpha))
+        detectable = metrics.test.detectable
+        if detectable:
+            yield Paragraph(differences.power_sentence(words, detectable))
+    plain = {c.name: c.difference for c in metrics.against_plain}
+    if plain:
+        against = listed([f"{c.name} minus {c.plain}" for c in metrics.against_plain])
+        yield Paragraph(f"What the gate changes: {against}, prompt by prompt.")
+        yield differences.table(words, plain)
+    yield Plot("dose_response", "Rates against strength, with their intervals")
+
+
+def _compared(metrics: Metrics, conditions: Sequence[ComparedCondition]) -> Iterator[Block]:
+    """The rates of the conditions, and of the fixed answers behind their gates."""
+    fixed_answers = metrics.test.fixed
+    chosen, measures = metrics.main_names, _measures(conditions)
     computed = ""
     if fixed_answers:
         computed = (
-            f" Computed, not generated: {'; '.join(r['name'] for r in fixed_answers)}. There what "
+            f" Computed, not generated: {'; '.join(r.name for r in fixed_answers)}. There what "
             "opens the gate counts as answered with a fixed text, and all else is the unsteered "
             "row."
         )
@@ -246,13 +278,7 @@ def comparison(metrics: Json, words: Words) -> Iterator[Block]:
         f"interval in percent, over all rows of a set.{computed}"
     )
     yield Table(
-        [
-            "condition",
-            *_rate_columns(words, measures),
-            "coherence",
-            "perplexity",
-            words.incoherent,
-        ],
+        _columns(metrics.behavior, measures),
         [
             *(
                 [
@@ -262,35 +288,17 @@ def comparison(metrics: Json, words: Words) -> Iterator[Block]:
                 ]
                 for c in conditions
             ),
-            *(_without_links(_fixed_cells(c, measures)) for c in fixed_answers),
+            *(_without_links(_plain_cells(c, measures)) for c in fixed_answers),
         ],
         _marked(conditions, chosen),
     )
-    yield Plot("tradeoff", "Target rate against false positive rate of every condition")
-    compared = {
-        c["name"]: c["against_base"] for c in (*conditions, *fixed_answers) if c["against_base"]
-    }
-    if compared:
-        reading = differences.how_to_read(metrics["alpha"])
-        yield Paragraph(f"Differences from base, prompt by prompt. {reading}")
-        yield differences.table(words, compared)
-        yield Paragraph(differences.families(words, compared, metrics["alpha"]))
-        detectable = metrics["test"]["detectable"]
-        if detectable:
-            yield Paragraph(differences.power_sentence(words, detectable))
-    plain = {c["name"]: c["difference"] for c in metrics["against_plain"]}
-    if plain:
-        against = listed([f"{c['name']} minus {c['plain']}" for c in metrics["against_plain"]])
-        yield Paragraph(f"What the gate changes: {against}, prompt by prompt.")
-        yield differences.table(words, plain)
-    yield Plot("dose_response", "Rates against strength, with their intervals")
 
 
-def _fixed_cells(record: Json, measures: Sequence[str]) -> list[Cell]:
+def _plain_cells(condition: Outcome, measures: Sequence[Measure]) -> list[Cell]:
     return [
-        Cell(record["name"]),
-        *_rate_cells(record, "test", measures),
-        *_quality_cells(record, "test"),
+        Cell(condition.name),
+        *_rate_cells(condition, "test", measures),
+        *_quality_cells(condition, "test"),
     ]
 
 
@@ -298,30 +306,32 @@ def _without_links(cells: list[Cell]) -> list[Cell]:
     return [Cell(cell.text) for cell in cells]
 
 
-def against_prompt(metrics: Json, words: Words) -> Iterator[Block]:
+def against_prompt(metrics: Metrics, words: Words) -> Iterator[Block]:
     """The steered conditions against the system prompt alone."""
-    against = metrics["against_prompt"]
-    if against is None or not against["conditions"]:
+    against = metrics.against_prompt
+    if against is None or not against.conditions:
         yield Paragraph("No system prompt was compared with steering.")
         return
     yield Paragraph(
-        f"Each steered condition minus {against['prompt']}, prompt by prompt; read and corrected "
+        f"Each steered condition minus {against.prompt}, prompt by prompt; read and corrected "
         "as the differences from base."
     )
-    yield differences.table(words, {c["name"]: c["difference"] for c in against["conditions"]})
-    for kind, what in (("steering", "steering"), ("gated", "gated steering")):
-        chosen = lookup.main_condition(metrics, kind)
-        record = next(
-            (c for c in against["conditions"] if chosen and c["name"] == chosen["name"]), None
-        )
+    yield differences.table(words, {c.name: c.difference for c in against.conditions})
+    kinds: tuple[tuple[Literal["steering", "gated"], str], ...] = (
+        ("steering", "steering"),
+        ("gated", "gated steering"),
+    )
+    for kind, what in kinds:
+        chosen = metrics.test.main(kind)
+        record = against.named(chosen.name) if chosen else None
         if record:
-            verdict = findings.beats_prompt(words, record["difference"], what)
-            yield Paragraph(f"{record['name']}: {verdict}")
+            verdict = findings.beats_prompt(words, record.difference, what)
+            yield Paragraph(f"{record.name}: {verdict}")
 
 
-def controls(metrics: Json, words: Words) -> Iterator[Block]:
+def controls(metrics: Metrics, words: Words) -> Iterator[Block]:
     """The vector against others of its norm."""
-    found = metrics["controls"]
+    found = metrics.controls
     if found is None:
         yield Paragraph("No controls were run.")
         return
@@ -330,30 +340,19 @@ def controls(metrics: Json, words: Words) -> Iterator[Block]:
         "vector minus the control, prompt by prompt; p is Holm-corrected over the controls, for "
         "each rate apart."
     )
-    names = {c["name"]: c for c in metrics["test"]["conditions"]}
-    measures = _measures([names[c["name"]] for c in found["conditions"]])
-    real = list(dict.fromkeys(c["real"] for c in found["conditions"]))
-    shown = [names[name] for name in (*real, *(c["name"] for c in found["conditions"]))]
+    names = {c.name: c for c in metrics.test.conditions}
+    measures = _measures([names[c.name] for c in found.conditions])
+    real = list(dict.fromkeys(c.real for c in found.conditions))
+    shown = [names[name] for name in (*real, *(c.name for c in found.conditions))]
     yield Table(
-        [
-            "condition",
-            *_rate_columns(words, measures),
-            "coherence",
-            "perplexity",
-            words.incoherent,
-        ],
-        [
-            [Cell(c["name"]), *_rate_cells(c, "test", measures), *_quality_cells(c, "test")]
-            for c in shown
-        ],
+        _columns(words, measures),
+        [_plain_cells(c, measures) for c in shown],
         frozenset(range(len(real))),
     )
-    yield differences.table(
-        words, {c["name"]: c["real_minus_control"] for c in found["conditions"]}
-    )
+    yield differences.table(words, {c.name: c.real_minus_control for c in found.conditions})
     sentence = findings.control_sentence(metrics)
     if sentence:
-        seeds = found["random"]["seeds"]
+        seeds = found.random.seeds
         yield Paragraph(
             f"{sentence} With {seeds} random directions, beating all of them by chance alone has a "
             f"probability of 1 in {seeds + 1}."

@@ -1,38 +1,18 @@
 """Numbers and a behavior's words as text. Knows nothing about files or markup."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-Json = Mapping[str, Any]
+from mlx_steer.files import CONTROL, TURNING
+from mlx_steer.metrics.halves import Outcome
+from mlx_steer.metrics.metrics_file import Words
+from mlx_steer.metrics.numbers import MEASURES, Difference, Differences, Measure, Share
 
 DASH = "–"
 
 # Escape sequences of terminals, whole; then what is invisible or turns the writing direction.
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
-)
-
-
-class Words:
-    """The behavior's own words for rates.
-
-    Args:
-        behavior: The `behavior` part of the metrics.
-    """
-
-    def __init__(self, behavior: Json) -> None:
-        """See the class."""
-        self.shown: str = behavior["verdicts"]["shown"]
-        self.absent: str = behavior["verdicts"]["absent"]
-        self.incoherent: str = behavior["verdicts"]["incoherent"]
-        self.sets: Mapping[str, str] = behavior["sets"]
-
-    def rate(self, measure: str) -> str:
-        """What a rate counts, such as "harmful refused" for `target`."""
-        prompt_set = {"false_positive": "other"}.get(measure, measure)
-        return f"{self.sets[prompt_set]} {self.shown}"
+_CONTROL = re.compile(rf"[{CONTROL}{TURNING}\u061c\u200e\u200f\u2028\u2029\ufeff]")
 
 
 def percent(value: float | None) -> str:
@@ -48,17 +28,17 @@ def points(value: float | None) -> str:
     return f"{rounded:+d}" if rounded else "0"
 
 
-def rate(value: Json | None) -> str:
+def rate(value: Share) -> str:
     """Such as "15/20, 75 % (53 to 89)": count, n, share and its 95 % interval in percent."""
-    if not value or not value["n"]:
+    if not value.n:
         return DASH
-    interval = f"({100 * value['low']:.0f} to {100 * value['high']:.0f})"
-    return f"{value['count']}/{value['n']}, {percent(value['rate'])} {interval}"
+    interval = f"({100 * value.low:.0f} to {100 * value.high:.0f})"
+    return f"{value.count}/{value.n}, {percent(value.rate)} {interval}"
 
 
-def of(value: Json) -> str:
+def of(value: Share) -> str:
     """Such as "15 of 20 (75 %)", for sentences."""
-    return f"{value['count']} of {value['n']} ({percent(value['rate'])})"
+    return f"{value.count} of {value.n} ({percent(value.rate)})"
 
 
 def p_value(value: float | None) -> str:
@@ -94,49 +74,50 @@ def one_line(text: str) -> str:
     return " ".join(plain(text).split())
 
 
-def change(words: Words, measure: str, base: Json, cell: Json) -> str:
+def change(words: Words, measure: Measure, base: Outcome, cell: Outcome) -> str:
     """Such as "harmful refused went from 1 of 4 (25 %) to 3 of 4 (75 %)"."""
-    before, after = of(base[measure]), of(cell[measure])
+    before, after = of(base.of(measure)), of(cell.of(measure))
     if before == after:
         return f"{words.rate(measure)} stayed at {after}"
     return f"{words.rate(measure)} went from {before} to {after}"
 
 
-def verdict_on(difference: Json | None) -> str:
+def verdict_on(difference: Difference | None) -> str:
     """What may be said of a paired difference."""
     if difference is None:
         return "not compared"
-    if difference["finding"] == "no difference shown":
-        return f"no difference could be shown at n = {difference['n']} ({corrected_p(difference)})"
-    return f"significantly {difference['finding']} ({corrected_p(difference)})"
+    if difference.finding == "no difference shown":
+        return f"no difference could be shown at n = {difference.n} ({corrected_p(difference)})"
+    return f"significantly {difference.finding} ({corrected_p(difference)})"
 
 
-def corrected_p(difference: Json) -> str:
+def corrected_p(difference: Difference) -> str:
     """The p-value of a difference, corrected within its family if that has several tests."""
-    p = p_value(difference["p_holm"])
-    name = "Holm-corrected p" if difference["family_size"] > 1 else "p"
+    p = p_value(difference.p_holm)
+    name = "Holm-corrected p" if difference.family_size > 1 else "p"
     return f"{name} {p if p.startswith('<') else f'= {p}'}"
 
 
-def compared(words: Words, differences: Json) -> str:
-    """What may be said of every rate's difference, what is significant first."""
-    known = {m: d for m, d in differences.items() if d is not None}
+def compared(
+    words: Words, differences: Differences | None, measures: Sequence[Measure] = tuple(MEASURES)
+) -> str:
+    """What may be said of the differences of these rates, what is significant first."""
+    if differences is None:
+        return ""
+    known = {m: d for m in measures if (d := differences.of(m)) is not None}
     shown = [
-        f"{words.rate(m)} {points(d['difference'])} points, {verdict_on(d)}"
+        f"{words.rate(m)} {points(d.difference)} points, {verdict_on(d)}"
         for m, d in known.items()
-        if d["finding"] != "no difference shown"
+        if d.finding != "no difference shown"
     ]
-    rest = {m: d for m, d in known.items() if d["finding"] == "no difference shown"}
+    rest = {m: d for m, d in known.items() if d.finding == "no difference shown"}
     if rest:
-        least = min(rest.values(), key=lambda d: float(d["p_holm"]))
+        least = min(rest.values(), key=lambda d: d.p_holm)
         names = listed(
-            [
-                f"{words.rate(m)} ({points(d['difference'])} points, n = {d['n']})"
-                for m, d in rest.items()
-            ]
+            [f"{words.rate(m)} ({points(d.difference)} points, n = {d.n})" for m, d in rest.items()]
         )
         p = corrected_p(least)
-        if len(rest) > 1 and least["p_holm"] < 1:
+        if len(rest) > 1 and least.p_holm < 1:
             p = p.replace(" = ", " at least ")
         shown.append(f"no difference could be shown for {names}, {p}")
     return "; ".join(shown)

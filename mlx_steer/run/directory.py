@@ -18,11 +18,16 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlx_steer.errors import RunError
+from mlx_steer.files import problems, sync_folder, write_all, write_beside
+from mlx_steer.run.records import check_format, record_json
 
-FORMAT_VERSION = 1
+_Kind = TypeVar("_Kind")
+_Record = TypeVar("_Record", bound=BaseModel)
 
 _LOCK = ".lock"
 # Any one of these shows that a directory is a run; a config.yaml or a vectors folder may be
@@ -31,7 +36,6 @@ MARKS = {"run.log", "rows.jsonl", "manifest.json"}
 # A file before it is renamed, by the number of its process, and vectors folders likewise.
 _PART = re.compile(r"\..+\.(\d+)\.part")
 _HALF_SAVED = re.compile(r"\.vectors(_\w+)?\.[0-9a-f]{8}\.(new|old)")
-_VOCABULARY_LIMIT = 2**31
 
 
 class RunDirectory:
@@ -77,34 +81,28 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file: a reader sees the old one or the new one, never a part."""
-        path, data = self.folder / name, text.encode()
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         with _clear_errors(self.folder), _uninterrupted():
             self._check_in_place()
-            try:
-                _write_all(part, data, os.O_TRUNC)
-                part.replace(path)
-            except OSError:
-                with contextlib.suppress(OSError):
-                    part.unlink()
-                raise
-            _sync_folder(self.folder)
+            write_beside(self.folder / name, text.encode())
 
     def write_json(self, name: str, value: object) -> None:
         """Write a JSON file: sorted keys, indented, the same value the same bytes."""
         self.write(name, json_text(value))
 
-    def read_json(self, name: str) -> dict[str, Any]:
-        """A JSON file of the run's own bookkeeping; empty if it is missing or damaged."""
-        try:
-            value = json.loads((self.folder / name).read_bytes())
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return value if isinstance(value, dict) else {}
+    def write_record(self, name: str, record: BaseModel) -> None:
+        """Write a record as a JSON file."""
+        self.write_json(name, record_json(record))
 
-    def append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def read_record(self, name: str, kind: type[_Record]) -> _Record | None:
+        """A record that an earlier start of the run wrote; None if it is missing or damaged."""
+        try:
+            return kind.model_validate_json((self.folder / name).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def append(self, name: str, records: Iterable[BaseModel]) -> None:
         """Append JSON lines and force them to disk; each is there whole or not at all."""
-        lines = "".join(json_line(record) for record in records).encode()
+        lines = "".join(json_line(record_json(record)) for record in records).encode()
         if not lines:
             return
         path = self.folder / name
@@ -114,15 +112,15 @@ class RunDirectory:
             # Opened each time: a directory deleted meanwhile must be an error, not a lost write.
             before = _whole_length(path) if existed else 0
             try:
-                _write_all(path, lines, os.O_APPEND)
+                write_all(path, lines, os.O_APPEND)
             except OSError:
                 with contextlib.suppress(OSError):
                     os.truncate(path, before)
                 raise
             if not existed:
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
 
-    def read(self, name: str) -> list[dict[str, Any]]:
+    def read(self, name: str, kind: type[_Record]) -> list[_Record]:
         """The records of a JSON-lines file; a torn last line is cut off, here and on disk.
 
         Raises:
@@ -136,14 +134,14 @@ class RunDirectory:
             whole = data.rfind(b"\n") + 1
             if whole < len(data):
                 os.truncate(path, whole)
-        return list(parse_lines(data[:whole], path))
+        return parse_lines(data[:whole], path, kind)
 
     def log(self, text: str) -> None:
         """Add a dated line to run.log, for people."""
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n"
         with _clear_errors(self.folder), _uninterrupted():
             self._check_in_place()
-            _write_all(self.folder / "run.log", line.encode(), os.O_APPEND, sync=False)
+            write_all(self.folder / "run.log", line.encode(), os.O_APPEND, sync=False)
 
     def _check_in_place(self) -> None:
         if self._identity is not None and _identity(os.stat(self.folder)) != self._identity:
@@ -163,27 +161,28 @@ class RunDirectory:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def parse_lines(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file of JSON lines, each with a `key`; `tokens` are token ids.
+def parse_lines(data: bytes, path: Path, kind: type[_Kind]) -> list[_Kind]:
+    """The records of a file of JSON lines.
 
     Raises:
-        RunError: If a line is not such a record; a run directory is not for editing by hand.
+        RunError: If a line is no such record; a run directory is not for editing by hand.
     """
+    adapter = TypeAdapter(kind)
+    records = []
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if not (isinstance(record, dict) and _is_record(record)):
+            records.append(adapter.validate_json(line))
+        except ValidationError as error:
             raise RunError(
-                f"line {number} of {path} is damaged; remove that line to have its row run again"
-            )
-        yield record
+                f"line {number} of {path} is damaged ({problems(error, kind)[0]}); remove that "
+                "line and run the same experiment again, which makes what is missing"
+            ) from error
+    return records
 
 
-def json_line(record: Mapping[str, Any]) -> str:
+def json_line(record: Mapping[str, object]) -> str:
     """One record as one line of JSON, the same record the same bytes."""
     return (
         json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
@@ -198,15 +197,6 @@ def json_line(record: Mapping[str, Any]) -> str:
 def json_text(value: object) -> str:
     """A JSON file's text: sorted keys, indented, a newline at the end."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2, allow_nan=False) + "\n"
-
-
-def _is_record(record: dict[str, Any]) -> bool:
-    tokens = record.get("tokens", [])
-    return (
-        isinstance(record.get("key"), str)
-        and isinstance(tokens, list)
-        and all(type(t) is int and 0 <= t < _VOCABULARY_LIMIT for t in tokens)
-    )
 
 
 def _check_usable(folder: Path, any_version: bool) -> bool:
@@ -226,11 +216,8 @@ def _check_usable(folder: Path, any_version: bool) -> bool:
         version = manifest.get("format_version")
     except (OSError, ValueError, AttributeError, RecursionError):
         return True  # it is written anew; rows are known by their keys, not by it
-    if version != FORMAT_VERSION and not any_version:
-        raise RunError(
-            f"{folder} was written by another version of mlx-steer (format {str(version)[:20]}, "
-            f"this is {FORMAT_VERSION}); use --fresh to start over beside it"
-        )
+    if not any_version:
+        check_format(version, folder, "use --fresh to start over beside it")
     return True
 
 
@@ -322,19 +309,6 @@ def _uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-def _write_all(path: Path, data: bytes, mode: int, sync: bool = True) -> None:
-    # Unbuffered: a buffer would write its rest on closing, after a failed write was taken back.
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | mode, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
-        if sync:
-            os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _whole_length(path: Path) -> int:
     """The length of the file's whole lines; a torn last line is cut off."""
     size = path.stat().st_size
@@ -346,14 +320,6 @@ def _whole_length(path: Path) -> int:
         whole = file.read().rfind(b"\n") + 1
     os.truncate(path, whole)
     return whole
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -10,66 +10,35 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TypeVar
 
-from pydantic import (
-    BaseModel,
-    Field,
-    FiniteFloat,
-    JsonValue,
-    RootModel,
-    TypeAdapter,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
-from mlx_steer.behaviors import PromptItem, Tool
+from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError, VectorError
-from mlx_steer.run.directory import MARKS
+from mlx_steer.files import problems
+from mlx_steer.run.directory import MARKS, parse_lines
 from mlx_steer.run.records import (
     BehaviorRecord,
     Choice,
     ConditionRecord,
+    Conditions,
     GateRecord,
-    ManifestRecord,
-    Record,
+    Gates,
+    Labels,
+    Manifest,
     Row,
     Score,
+    Separation,
+    check_format,
+    record_json,
 )
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from mlx_steer.words import PromptSet, Split, Verdict
-
-FORMAT_VERSION = 1
+from mlx_steer.words import Verdict
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-class _Prompt(Record):
-    id: str
-    prompt: str
-    set: PromptSet
-    split: Split = "test"
-    category: str = ""
-    system: str | None = None
-    tools: tuple[Tool, ...] = ()
-    check: dict[str, JsonValue] | None = None
-
-
-class _Gates(Record):
-    gates: tuple[GateRecord, ...]
-
-
-class _Separation(RootModel[dict[int, FiniteFloat | None]]):
-    pass
-
-
-class _Conditions(Record):
-    conditions: tuple[ConditionRecord, ...]
-
-
-class _Labels(Record):
-    format_version: Annotated[int, Field(ge=1, le=1)]
-    labels: dict[str, Verdict | None]
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -79,7 +48,7 @@ class RunData:
     Attributes:
         folder: The run directory.
         config: The resolved experiment.
-        manifest: manifest.json: versions, device, times, model, notes.
+        manifest: Versions, device, times, model, notes.
         behavior: The behavior's words.
         prompts: The prompts by id, in file order.
         conditions: In file order; names are unique.
@@ -95,7 +64,7 @@ class RunData:
 
     folder: Path
     config: ExperimentConfig
-    manifest: Mapping[str, Any] = field(repr=False)
+    manifest: Manifest = field(repr=False)
     behavior: BehaviorRecord
     prompts: Mapping[str, PromptItem] = field(repr=False)
     conditions: tuple[ConditionRecord, ...] = field(repr=False)
@@ -128,25 +97,21 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
         raise RunError(f"there is no run directory {folder}; give one that `mlx-steer run` wrote")
     if not any((folder / name).exists() for name in MARKS):
         raise RunError(f"{folder} is no run directory; give one that `mlx-steer run` wrote")
-    manifest = _json(folder / "manifest.json")
-    version = manifest.get("format_version")
-    if version != FORMAT_VERSION:
-        raise RunError(
-            f"{folder} was written by another version of mlx-steer (format {version}, this is "
-            f"{FORMAT_VERSION}); report it with that version, or run it again"
-        )
-    _record(folder / "manifest.json", ManifestRecord)
+    manifest = _manifest(folder)
     try:
         config = load_config(folder / "config.yaml")
     except ConfigError as error:
         raise RunError(f"{error}; run the experiment again to write it anew") from error
-    conditions = _record(folder / "conditions.json", _Conditions).conditions
-    prompts = {p.id: _prompt_item(p) for p in _records(folder / "prompts.jsonl", _Prompt)}
+    conditions = _record(folder / "conditions.json", Conditions).conditions
+    prompts = {item.id: item for item in _lines(folder / "prompts.jsonl", PromptItem)}
     _check_conditions(folder / "conditions.json", conditions, prompts)
-    rows = {row.key: row for row in _records(folder / "rows.jsonl", Row)}
+    rows = {row.key: row for row in _lines(folder / "rows.jsonl", Row)}
     named = {key for condition in conditions for key in condition.rows.values()}
-    scores_file, choice_file = folder / "scores.jsonl", folder / "choice.json"
-    gate_file, separation = folder / "gate.json", folder / "separation.json"
+    choice, gates = (
+        _if_there(folder / "choice.json", Choice),
+        _if_there(folder / "gate.json", Gates),
+    )
+    separation = _if_there(folder / "separation.json", Separation)
     return RunData(
         folder=folder,
         config=config,
@@ -155,12 +120,12 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
         prompts=prompts,
         conditions=conditions,
         rows={key: row for key, row in rows.items() if key in named},
-        scores=_scores(scores_file) if scores_file.exists() else {},
-        choice=_record(choice_file, Choice) if choice_file.exists() else None,
+        scores=_scores(folder / "scores.jsonl"),
+        choice=choice,
         labels={k: v for k, v in read_labels(folder / "labels.json").items() if v is not None},
         vectors=_vectors(folder / "vectors"),
-        gates=_record(gate_file, _Gates).gates if gate_file.exists() else (),
-        separation=_record(separation, _Separation).root if separation.exists() else {},
+        gates=gates.gates if gates else (),
+        separation=separation.root if separation else {},
         stale=sum(key not in named for key in rows),
     )
 
@@ -171,7 +136,8 @@ def read_labels(path: Path) -> dict[str, Verdict | None]:
     Raises:
         RunError: If the file is damaged or of another format.
     """
-    return dict(_record(path, _Labels).labels) if path.exists() else {}
+    labels = _if_there(path, Labels)
+    return dict(labels.labels) if labels else {}
 
 
 def _vectors(folder: Path) -> SteeringVectorSet | None:
@@ -183,17 +149,12 @@ def _vectors(folder: Path) -> SteeringVectorSet | None:
         raise RunError(f"the run's vectors cannot be read: {error}") from error
 
 
-def _prompt_item(record: _Prompt) -> PromptItem:
-    return PromptItem(**dict(record))
-
-
 def _scores(path: Path) -> dict[str, Score]:
     scores: dict[str, Score] = {}
-    for score in _records(path, Score):
+    for score in _lines(path, Score) if path.exists() else ():
         # Perplexity and a judge model's verdict may have been written at different times.
         known = scores.get(score.key)
-        update = score.model_dump(exclude_unset=True)
-        scores[score.key] = known.model_copy(update=update) if known else score
+        scores[score.key] = known.model_copy(update=record_json(score)) if known else score
     return scores
 
 
@@ -224,7 +185,8 @@ def _read(path: Path) -> bytes:
         raise RunError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _manifest(folder: Path) -> Manifest:
+    path = folder / "manifest.json"
     try:
         value = json.loads(_read(path))
         # Python takes NaN and halves of surrogate pairs, neither of which a report can hold.
@@ -233,35 +195,23 @@ def _json(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is damaged: it is not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise RunError(f"{path} is damaged: it must hold a JSON object")
-    return value
+    cure = "report it with that version, or run it again"
+    check_format(value.get("format_version"), folder, cure)
+    return _record(path, Manifest)
 
 
 def _record(path: Path, kind: type[_Model]) -> _Model:
     try:
         return kind.model_validate_json(_read(path))
     except ValidationError as error:
-        raise RunError(f"{path} is damaged: {_first_problem(error)}") from error
+        raise RunError(f"{path} is damaged: {problems(error, kind)[0]}") from error
 
 
-def _records(path: Path, kind: type[_Model]) -> list[_Model]:
+def _if_there(path: Path, kind: type[_Model]) -> _Model | None:
+    return _record(path, kind) if path.exists() else None
+
+
+def _lines(path: Path, kind: type[_Kind]) -> list[_Kind]:
     data = _read(path)
     # A line without its end was torn by a crash; the run cuts it off and writes it again.
-    lines = data[: data.rfind(b"\n") + 1].split(b"\n")
-    adapter = TypeAdapter(kind)
-    records = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            records.append(adapter.validate_json(line))
-        except ValidationError as error:
-            raise RunError(
-                f"line {number} of {path} is damaged: {_first_problem(error)}"
-            ) from error
-    return records
-
-
-def _first_problem(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])[:80]
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    return parse_lines(data[: data.rfind(b"\n") + 1], path, kind)

@@ -1,52 +1,103 @@
-"""What the files of a run directory say, as records that check themselves."""
+"""What the files of a run directory say: one class for each, which a run writes and others read.
+
+A prompt of prompts.jsonl is a `PromptItem`. Written are the fields that were given, so that a score
+says only what was computed.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, model_validator
+import numpy as np
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    JsonValue,
+    RootModel,
+    TypeAdapter,
+    model_validator,
+)
 
-from mlx_steer.conditions import gates_open
-from mlx_steer.words import GateJoin, PromptSet, Verdict
+from mlx_steer.behaviors import PromptItem
+from mlx_steer.conditions import Condition, Intervention, gates_open
+from mlx_steer.errors import RunError
+from mlx_steer.vectors import ModelInfo, SteeringVectorSet
+from mlx_steer.words import (
+    FinishReason,
+    GateJoin,
+    GateMethod,
+    Operator,
+    PromptSet,
+    Scope,
+    Split,
+    Verdict,
+)
 
-CONTROL_KINDS = ("random", "negated", "shuffled")
+FORMAT_VERSION = 2
+# In format 1 each row had two more fields, `gates` and `steered`, which said nothing and are
+# skipped; such a run is read and continued as it is.
+_READABLE = (1, FORMAT_VERSION)
+
+LABELS_VERSION = 1
+
+CONTROL_KINDS: tuple[str, ...] = ("random", "negated", "shuffled")
+
+_PROMPT = TypeAdapter(PromptItem)
+_Count: TypeAlias = Annotated[int, Field(ge=0)]
+_TokenId: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 
 class Record(BaseModel):
     """One object of a file."""
 
     # A later version may add keys; what is known must have the right type.
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", from_attributes=True, protected_namespaces=()
+    )
 
 
-class ManifestModel(Record):
-    """What is read of the manifest's model."""
+class Manifest(Record):
+    """manifest.json: what a run was made with, when, and what a person should know of it."""
 
-    id: str | None = None
-    revision: str | None = None
-    model_type: str | None = None
-    quantization: dict[str, JsonValue] | None = None
-
-
-class ManifestRecord(Record):
-    """What is computed with of manifest.json; the rest is only shown."""
-
-    model: ManifestModel | None = None
-    num_layers: Annotated[int, Field(ge=0, le=100_000)] | None = None
-    seconds: dict[str, FiniteFloat] | None = None
-    notes: tuple[str, ...] | None = None
+    format_version: int
+    mlx_steer: str
+    mlx: str | None
+    mlx_lm: str | None
+    numpy: str | None
+    transformers: str | None = None
+    huggingface_hub: str | None = None
+    python: str
+    platform: str
+    device: str
+    metal: bool = False
+    memory_gb: FiniteFloat
+    blas: str
+    started: str
+    finished: str | None
+    seconds: dict[str, FiniteFloat]
+    batch_size: int
+    model: ModelInfo
+    num_layers: Annotated[int, Field(ge=1, le=100_000)]
+    hidden_size: Annotated[int, Field(ge=1)]
+    dtype: str
+    notes: tuple[str, ...]
+    judge_model: ModelInfo | None = None
 
 
 class BehaviorRecord(Record):
-    """The behavior's names and words, as the run recorded them."""
+    """behavior.json: the behavior's names and words, from a `Behavior`."""
 
     name: str
-    title: str = ""
-    description: str = ""
+    title: str
+    description: str
     judge: str
-    verdicts: dict[Verdict, str] = Field(default_factory=dict)
-    sets: dict[PromptSet, str] = Field(default_factory=dict)
-    system_prompts: dict[str, str] = Field(default_factory=dict)
+    verdicts: dict[Verdict, str]
+    sets: dict[PromptSet, str]
+    system_prompts: dict[str, str]
 
     def verdict_word(self, verdict: Verdict) -> str:
         """The behavior's own word for a verdict, such as `refused` for `shown`."""
@@ -62,11 +113,26 @@ class InterventionRecord(Record):
 
     layer: int
     strength: FiniteFloat
-    operator: str = "add"
-    scope: str = "all"
-    vector: str = ""
-    norm: FiniteFloat | None = None
-    relative_dose: FiniteFloat | None = None
+    operator: Operator
+    scope: Scope
+    vector: str
+    norm: FiniteFloat
+    relative_dose: FiniteFloat | None
+
+    @staticmethod
+    def of(item: Intervention, vectors: SteeringVectorSet) -> InterventionRecord:
+        """What is recorded of an intervention; `vectors` give the norms that doses refer to."""
+        norm = float(np.linalg.norm(item.vector.astype(np.float64)))
+        usual = vectors[item.layer].hidden_norm  # unknown of vectors from elsewhere
+        return InterventionRecord(
+            layer=item.layer,
+            strength=item.strength,
+            operator=item.operator,
+            scope=item.scope,
+            vector=item.name,
+            norm=_six_digits(norm),
+            relative_dose=_six_digits(item.strength * norm / usual) if usual else None,
+        )
 
 
 class GateUse(Record):
@@ -78,24 +144,59 @@ class GateUse(Record):
 
 
 class ConditionRecord(Record):
-    """A condition and the row key of every prompt it was to run on."""
+    """A condition and the row key of every prompt it was to run on.
+
+    Of a kind that this version does not know, it is compared like any other. `gate_scores` are
+    scores minus threshold by gate and prompt; a gate is open at 0 and above.
+    """
 
     name: str
     kind: str
-    system_prompt: str | None = None
-    system_text: str | None = None
-    interventions: tuple[InterventionRecord, ...] = ()
-    gates: tuple[GateUse, ...] = ()
-    gate_join: GateJoin = "all"
-    gate_scores: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
-    rows: dict[str, str] = Field(default_factory=dict)
+    system_prompt: str | None
+    system_text: str | None
+    interventions: tuple[InterventionRecord, ...]
+    gates: tuple[GateUse, ...]
+    gate_join: GateJoin
+    gate_scores: dict[str, dict[str, FiniteFloat]]
+    rows: dict[str, str]
+
+    @staticmethod
+    def of(
+        condition: Condition, vectors: SteeringVectorSet, names: Mapping[str, str]
+    ) -> ConditionRecord:
+        """What is recorded of a condition before any of its rows.
+
+        Args:
+            condition: The condition.
+            vectors: Give the mean hidden-state norms that relative doses refer to.
+            names: Short names of system prompts, by their text.
+        """
+        text = condition.system_prompt
+        return ConditionRecord(
+            name=condition.name,
+            kind=condition.kind,
+            system_prompt=names.get(text, text) if text else None,
+            system_text=text,
+            interventions=tuple(InterventionRecord.of(i, vectors) for i in condition.interventions),
+            gates=tuple(GateUse.model_validate(gate) for gate in condition.gates),
+            gate_join=condition.gate_join,
+            gate_scores={},
+            rows={},
+        )
+
+    def with_rows(
+        self, rows: Mapping[str, str], gate_scores: Mapping[str, Mapping[str, float]]
+    ) -> ConditionRecord:
+        """The same with row keys by prompt, and scores by gate and prompt, added."""
+        scores = {
+            name: {**self.gate_scores.get(name, {}), **found} for name, found in gate_scores.items()
+        }
+        return self.model_copy(update={"rows": {**self.rows, **rows}, "gate_scores": scores})
 
     def opened(self, prompt_id: str) -> bool | None:
         """Whether the gates let the interventions act on a prompt; None without gates or scores."""
         scores = self.scores(prompt_id)
-        if scores is None:
-            return None
-        return gates_open(scores, self.gate_join)
+        return None if scores is None else gates_open(scores, self.gate_join)
 
     def scores(self, prompt_id: str) -> tuple[float, ...] | None:
         """Score minus threshold of each gate for a prompt; None without gates or scores."""
@@ -119,28 +220,78 @@ class ConditionRecord(Record):
         return self.kind in CONTROL_KINDS
 
 
+class Conditions(Record):
+    """conditions.json."""
+
+    conditions: tuple[ConditionRecord, ...]
+
+
 class Row(Record):
-    """One prompt under one condition: the response and what was observed of it."""
+    """A line of rows.jsonl: one prompt under one condition, and what was observed of it.
+
+    Of conditions that come to the same for a prompt, `condition` is the first. `text` is the answer
+    alone, and is judged; what the model thought before it is in `thinking`.
+    """
 
     key: str
     prompt_id: str
+    condition: str
+    prompt: str
+    set: PromptSet
+    split: Split
+    prompt_tokens: int
+    tokens: tuple[_TokenId, ...]
     text: str
-    condition: str = ""
-    prompt: str = ""
-    prompt_tokens: int | None = None
-    tokens: tuple[int, ...] = ()
-    finish_reason: str | None = None
-    margin: FiniteFloat | None = None
-    gates: tuple[JsonValue, ...] = ()
-    steered: bool | None = None
+    finish_reason: FinishReason
+    margin: FiniteFloat | None
+    thinking: str = ""
 
 
 class Score(Record):
-    """What needed the model once more: perplexity, and later a judge model's verdict."""
+    """A line of scores.jsonl, what needed a model once more: a perplexity, or a judge's verdict.
+
+    `judge` names the judge model and all that decides its verdicts.
+    """
 
     key: str
     perplexity: FiniteFloat | None = None
+    judge: str | None = None
     judge_model: Verdict | None = None
+
+    def says(self, field: str) -> bool:
+        """Whether the line speaks of a field; None too is something to say."""
+        return field in self.model_fields_set
+
+
+class Lean(Record):
+    """How strongly a condition leans to the behavior before anything is decoded.
+
+    `target` and `other` are mean probabilities of an opening that shows the behavior, over the
+    prompts of that set: the rate to be expected if openings decided. Mean log-odds are for reading.
+    """
+
+    target: FiniteFloat
+    target_log_odds: FiniteFloat
+    other: FiniteFloat
+    other_log_odds: FiniteFloat
+
+
+class ScreenedCell(Lean):
+    """A cell as the screening saw it, and whether it was kept to be decoded."""
+
+    condition: str
+    kind: str
+    layer: int
+    strength: FiniteFloat
+    kept: bool
+
+
+class Screening(Record):
+    """screening.json: cells by kind, best first; `limit` is the highest lean on other prompts."""
+
+    base: Lean
+    limit: FiniteFloat
+    cells: tuple[ScreenedCell, ...]
 
 
 class GatedChoice(Record):
@@ -152,7 +303,7 @@ class GatedChoice(Record):
 
 
 class Choice(Record):
-    """What the comparison was run with."""
+    """choice.json: what the sweep chose, and so what the comparison was run with."""
 
     layer: int
     strength: FiniteFloat
@@ -164,20 +315,20 @@ class Choice(Record):
 class Count(Record):
     """So many of n."""
 
-    count: Annotated[int, Field(ge=0)]
-    n: Annotated[int, Field(ge=0)]
+    count: _Count
+    n: _Count
 
 
 class GateCandidate(Record):
     """A layer and method that was tried for a gate, with its cross-validated AUC."""
 
     layer: int
-    method: str
+    method: GateMethod
     auc: FiniteFloat
 
 
 class GateRecord(Record):
-    """How a gate was fitted, from gate.json.
+    """How a gate was fitted.
 
     `held_out_scores` are scores minus threshold of the fitting prompts, along directions made
     without them; `sets` says which set each belongs to.
@@ -186,9 +337,9 @@ class GateRecord(Record):
     name: str
     layer: int
     threshold: FiniteFloat
-    method: str
+    method: GateMethod
     auc: FiniteFloat
-    candidates: tuple[GateCandidate, ...] = ()
+    candidates: tuple[GateCandidate, ...]
     false_positive_rate: FiniteFloat
     false_openings: Count
     openings: Count
@@ -202,3 +353,57 @@ class GateRecord(Record):
         if missing:
             raise ValueError(f"the fitting prompt {min(missing)!r} has a score but no set")
         return self
+
+
+class Gates(Record):
+    """gate.json."""
+
+    gates: tuple[GateRecord, ...]
+
+
+class Separation(RootModel[dict[int, FiniteFloat | None]]):
+    """separation.json: by layer, held-out AUC of the contrast pairs' two sides."""
+
+
+class Labels(Record):
+    """labels.json: a person's verdicts by row key, as the report's page exports them.
+
+    None takes a verdict back. The page may be older than the run, so the file has its own version.
+    """
+
+    format_version: Annotated[int, Field(ge=LABELS_VERSION, le=LABELS_VERSION)]
+    labels: Mapping[str, Verdict | None]
+
+
+def record_json(record: BaseModel) -> dict[str, JsonValue]:
+    """The fields of a record that were given, as JSON values."""
+    found: dict[str, JsonValue] = record.model_dump(mode="json", exclude_unset=True)
+    return found
+
+
+def prompt_json(item: PromptItem) -> dict[str, JsonValue]:
+    """A line of prompts.jsonl."""
+    found: dict[str, JsonValue] = _PROMPT.dump_python(item, mode="json", exclude_none=True)
+    return found
+
+
+def check_format(version: object, folder: Path, cure: str) -> None:
+    """Refuse a run that another version of mlx-steer wrote.
+
+    Args:
+        version: The manifest's `format_version`.
+        folder: The run directory.
+        cure: What to do about it.
+
+    Raises:
+        RunError: If it is none that can be read.
+    """
+    if type(version) is not int or version not in _READABLE:
+        raise RunError(
+            f"{folder} was written by another version of mlx-steer (format {str(version)[:20]}, "
+            f"this is {FORMAT_VERSION}); {cure}"
+        )
+
+
+def _six_digits(value: float) -> float:
+    return float(f"{value:.6g}")

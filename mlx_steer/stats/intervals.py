@@ -7,9 +7,9 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
+from mlx_steer.config import RESAMPLES
 from mlx_steer.stats.arguments import Numbers, check_open_unit, check_resamples, numbers
 
-RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from mlx_steer.config import ALPHA, RESAMPLES
 from mlx_steer.stats.arguments import (
     Booleans,
     booleans,
@@ -15,7 +16,7 @@ from mlx_steer.stats.arguments import (
     check_resamples,
     same_length,
 )
-from mlx_steer.stats.intervals import RESAMPLES, central_interval
+from mlx_steer.stats.intervals import central_interval
 
 Finding = Literal["higher", "lower", "no difference shown"]
 Discordance = Literal["gains_only", "independent"]
@@ -94,7 +95,7 @@ def paired(
     )
 
 
-def finding(difference: PairedDifference, adjusted_p: float, alpha: float = 0.05) -> Finding:
+def finding(difference: PairedDifference, adjusted_p: float, alpha: float = ALPHA) -> Finding:
     """What may be said of a comparison: its direction if the adjusted p is at most alpha.
 
     Raises:
@@ -129,7 +130,7 @@ def detectable_difference(
     n: int,
     base_rate: float,
     power: float = 0.8,
-    alpha: float = 0.05,
+    alpha: float = ALPHA,
     discordance: Discordance = "independent",
 ) -> float | None:
     """Smallest rise of a rate that the exact McNemar test finds with the given power at n prompts.

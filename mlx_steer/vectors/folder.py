@@ -6,8 +6,6 @@ import json
 import math
 import os
 import re
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from pydantic import ValidationError
 
 from mlx_steer.conditions import Gate
 from mlx_steer.errors import VectorError
+from mlx_steer.files import made_beside, problems
 from mlx_steer.vectors.metadata import (
     FORMAT_VERSION,
     METADATA_FILE,
@@ -26,7 +25,6 @@ from mlx_steer.vectors.metadata import (
     VectorMetadata,
     gate_file,
     layer_file,
-    problem,
 )
 from mlx_steer.vectors.vector import FloatArray, SteeringVector
 
@@ -105,7 +103,7 @@ def read_metadata(root: Path) -> VectorMetadata:
             f"{path} has format_version {version}: made by a newer mlx-steer; upgrade mlx-steer."
         )
     # these have a default for those who build metadata in code; a file must say them
-    problems = [
+    wrong = [
         f"key {key!r} is missing"
         for key in ("format_version", "layer_convention", "layers")
         if key not in raw
@@ -113,9 +111,9 @@ def read_metadata(root: Path) -> VectorMetadata:
     try:
         metadata = VectorMetadata.model_validate(raw)
     except ValidationError as error:
-        problems += [problem(one["type"], one["loc"], one["msg"]) for one in error.errors()]
-    if problems:
-        raise VectorError(f"{path}: {'; '.join(problems[:10])}.")
+        wrong += problems(error, VectorMetadata)
+    if wrong:
+        raise VectorError(f"{path}: {'; '.join(wrong[:10])}.")
     if not metadata.layers:
         raise VectorError(f"{path} lists no layers; extract again.")
     return metadata
@@ -205,34 +203,17 @@ def written_beside(path: Path) -> Iterator[Path]:
         VectorError: If there is something of that name already, or it cannot be written.
     """
     check_absent(path)
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        part.rename(path)
+        with made_beside(path) as part:
+            yield part
     except OSError as error:
         raise VectorError(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def replace_folder(target: Path, files: Mapping[str, bytes]) -> None:
     """Writes the files beside the folder, then renames it into place."""
-    mark = f"{target.name}.{secrets.token_hex(4)}"
-    fresh, old = target.with_name(f".{mark}.new"), target.with_name(f".{mark}.old")
-    fresh.mkdir()
-    try:
+    with made_beside(target, replace=True) as fresh:
+        fresh.mkdir()
         for name, data in files.items():
             (fresh / name).write_bytes(data)
-        # No system call swaps two folders everywhere; a full folder cannot be renamed over.
-        if target.exists():
-            target.rename(old)
-        try:
-            fresh.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)

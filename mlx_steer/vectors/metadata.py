@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -15,6 +16,7 @@ from pydantic import (
 )
 
 from mlx_steer.errors import VectorError
+from mlx_steer.files import one_line
 
 FORMAT_VERSION = 1
 
@@ -25,8 +27,8 @@ LAYER_CONVENTION = (
     "in Hugging Face transformers a forward hook on block i"
 )
 
-# No control characters: these words are printed on terminals.
-_Text = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+# These words are printed on terminals.
+_Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(one_line)]
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -138,16 +140,6 @@ class VectorMetadata(_Record):
         if value != LAYER_CONVENTION:
             raise ValueError(f"{value[:60]!r} is another way; this reads only {LAYER_CONVENTION!r}")
         return value
-
-
-def problem(kind: str, where: tuple[int | str, ...], message: str) -> str:
-    """One of pydantic's complaints about a record, in words."""
-    key = ".".join(str(part) for part in where)[:100]
-    if kind == "missing":
-        return f"key {key!r} is missing"
-    if kind == "extra_forbidden":
-        return f"unknown key {key!r}"
-    return f"key {key!r}: {message.removeprefix('Value error, ')}"
 
 
 def combined(records: Sequence[VectorMetadata], method: str) -> VectorMetadata:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.hub_errors import hub_problem
 from mlx_steer.vectors.metadata import METADATA_FILE
-from mlx_steer.vectors.model_card import model_card
+from mlx_steer.vectors.model_card import Effect, model_card
 from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Shared:
 
 
 def push_vectors(
-    folder: Path, repo: str, *, run: Path | None = None, private: bool = False
+    folder: Path, repo: str, *, effect: Effect | None = None, private: bool = False
 ) -> Shared:
     """Put a vectors folder on the hub with a model card, in one commit.
 
@@ -50,17 +50,17 @@ def push_vectors(
     Args:
         folder: A vectors folder.
         repo: `org/name`.
-        run: A run directory made with these vectors; its numbers go into the card.
+        effect: What a run measured with these vectors, for the card.
         private: Make the repository private, or insist that it is.
 
     Raises:
-        VectorError: If the folder is no vectors folder, the run is of other vectors, the repository
-            holds something else, or the hub refuses.
+        VectorError: If the folder is no vectors folder, the repository holds something else, or the
+            hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     vectors = load_vectors(folder)
-    card = model_card(vectors, _checked(repo), run)
+    card = model_card(vectors, _checked(repo), effect)
     own = vectors.metadata
     with _told(repo), TemporaryDirectory() as scratch:
         api = HfApi()

@@ -101,7 +101,7 @@ CASES = [
     _spoilt("only spaces", _fields("pairs.jsonl", 1, positive=" \n "), "'positive'", "is empty"),
     _spoilt("a number", _fields("pairs.jsonl", 1, prompt=5), "'prompt'", "must be text"),
     _spoilt("an unknown set", _fields("prompts.jsonl", 1, set="targets"), "did you mean 'target'"),
-    _spoilt("an unknown split", _fields("prompts.jsonl", 1, split="train"), "use select, test"),
+    _spoilt("an unknown split", _fields("prompts.jsonl", 1, split="train"), "'select', 'test'"),
     _spoilt("an escape", _fields("prompts.jsonl", 1, prompt="a \x1b[2J"), "'\\x1b'", "line 1"),
     _spoilt("NUL", _fields("pairs.jsonl", 2, negative="a\0b"), "'\\x00'", "line 2"),
     _spoilt("half a character", _line("pairs.jsonl", 1, _PAIR.replace("p", "\\ud800", 1)), "line"),

@@ -17,6 +17,16 @@ def _compare(name: str, *more: str, says: tuple[str, ...]) -> Case:
     return Case(name, lambda world: _arguments(world, "compare", *more), says)
 
 
+def _gate(name: str, *more: str, says: tuple[str, ...]) -> Case:
+    def build(world: World) -> list[str]:
+        model, behavior = str(world.model), str(world.behavior)
+        vectors = str(world.copy("vectors"))
+        fit = ["gate", "fit", "--model", model, "--behavior", behavior, "--vectors", vectors]
+        return [*fit, *more]
+
+    return Case(name, build, says)
+
+
 def _arguments(world: World, command: str, *more: str) -> list[str]:
     model, behavior = str(world.model), str(world.behavior)
     return [command, "--model", model, "--behavior", behavior, "--out", world.out, *more]
@@ -24,6 +34,8 @@ def _arguments(world: World, command: str, *more: str) -> list[str]:
 
 CASES = [
     Case("an unknown command", lambda w: ["rum"], ("No such command 'rum'",)),
+    Case("a misspelt command", lambda w: ["extrat"], ("did you mean 'extract'",)),
+    Case("a misspelt one below", lambda w: ["vectors", "shw"], ("did you mean 'show'",)),
     Case("an unknown option", lambda w: ["run", "--outt", "x"], ("--outt",)),
     Case("no config", lambda w: ["run"], ("Missing argument 'CONFIG'",)),
     Case(
@@ -95,6 +107,12 @@ CASES = [
     _sweep("no prompts", "--prompts-per-set", "0", says=("--prompts-per-set", "x>=1")),
     _sweep("an unknown behavior", "--behavior", "refusl", says=("did you mean 'refusal'",)),
     _sweep("a seed below zero", "--seed", "-1", says=("--seed", "x>=0")),
+    _gate("all prompts may open it", "--false-positive-rate", "1", says=("0<=x<1",)),
+    _gate("a rate below zero", "--false-positive-rate", "-0.1", says=("0<=x<1",)),
+    _gate("no rate", "--false-positive-rate", "nan", says=("false_positive_rate", "got nan")),
+    _gate("gate fit, an unknown method", "--method", "pca", says=("'pca'", "'mean_difference'")),
+    _gate("gate fit, a layer twice", "--layers", "2,2", says=("2 stands twice",)),
+    _gate("a name that is a path", "--name", "../gate", says=("cannot name a gate's file",)),
     _compare("no layer", says=("Missing option '--layer'",)),
     _compare("an unknown prompt", "--layer", "2", "--system-prompt", "strict", says=("detailed",)),
     _compare("controls below zero", "--layer", "2", "--controls", "-1", says=("0<=x<=100",)),

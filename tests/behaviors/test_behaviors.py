@@ -186,26 +186,29 @@ WRONG_BEHAVIORS: dict[str, tuple[str | dict[str, Any], str]] = {
     "python object": ("name: !!python/object/apply:os.getcwd []", "not valid YAML"),
     "bad date": ("name: 2024-99-99", "not valid YAML"),
     "too deep": ("[" * 1200, "not valid YAML"),
-    "itself inside": ("name: &a [*a]", r"the YAML alias \*a"),
-    "no name": (without("name"), "field 'name': is missing"),
-    "no judge": (without("judge"), "field 'judge': is missing"),
-    "name as path": (ABOUT | {"name": "../x"}, "field 'name'"),
-    "two lines": (ABOUT | {"title": "a\nb"}, "field 'title': must be one line"),
+    "itself inside": ("name: &a [*a]", r"the alias \*a is not read, write it out"),
+    "no name": (without("name"), "key 'name' is missing"),
+    "no judge": (without("judge"), "key 'judge' is missing"),
+    "name as path": (ABOUT | {"name": "../x"}, "key 'name'"),
+    "two lines": (ABOUT | {"title": "a\nb"}, "key 'title': must be one line"),
     "misspelt": (
         without("system_prompts") | {"system_promts": {}},
-        "'system_promts': is not known; did you mean 'system_prompts'",
+        "unknown key 'system_promts'; did you mean 'system_prompts'",
     ),
     "no absent word": (ABOUT | {"verdicts": {"shown": "x"}}, "'verdicts': needs 'absent'"),
     "no target word": (ABOUT | {"sets": {"other": "x"}}, "'sets': needs 'target'"),
     "unknown verdict": (ABOUT | {"verdicts": {"show": "x"}}, "did you mean 'shown'"),
-    "unknown set": (ABOUT | {"sets": {"harmful": "x"}}, "use target, other, borderline"),
+    "unknown set": (
+        ABOUT | {"sets": {"harmful": "x"}},
+        "'target', 'other' or 'borderline'",
+    ),
     "empty word": (ABOUT | {"verdicts": {"shown": " ", "absent": "x"}}, "is empty"),
-    "prompts as text": (ABOUT | {"system_prompts": "Be polite."}, "field 'system_prompts'"),
-    "opening no list": (ABOUT | {"openings": {"shown": "I"}}, "field 'openings.shown'"),
+    "prompts as text": (ABOUT | {"system_prompts": "Be polite."}, "key 'system_prompts'"),
+    "opening no list": (ABOUT | {"openings": {"shown": "I"}}, "key 'openings.shown'"),
     "opening a number": (ABOUT | {"openings": {"shown": [1]}}, "must be text"),
-    "tool as text": (ABOUT | {"tools": ["search"]}, "field 'tools.0'"),
-    "tool with a date": (yaml.safe_dump(ABOUT) + "tools: [{a: 2024-01-01}]", "field 'tools.0"),
-    "number as field": ("1: 2", "field '1'"),
+    "tool as text": (ABOUT | {"tools": ["search"]}, "key 'tools.0'"),
+    "tool with a date": (yaml.safe_dump(ABOUT) + "tools: [{a: 2024-01-01}]", "key 'tools.0"),
+    "number as field": ("1: 2", "key '1'"),
 }
 
 
@@ -297,18 +300,24 @@ WRONG_ENTRIES: dict[str, tuple[str, str]] = {
     "twice": ('{"set": "other", "set": "target"}', "line 3, not valid JSON: 'set' is given twice"),
     "a list": ("[1]", "line 3, must be an object with named fields, not a list"),
     "text": ('"a"', "line 3, must be an object with named fields, not text"),
-    "no prompt": ('{"set": "other"}', "line 3, field 'prompt': is missing"),
-    "no set": ('{"prompt": "a"}', "line 3, field 'set': is missing"),
-    "unknown": ('{"prompt": "a", "set": "other", "zzzzz": 1}', "'zzzzz': is not known$"),
+    "no prompt": ('{"set": "other"}', "line 3, key 'prompt' is missing"),
+    "no set": ('{"prompt": "a"}', "line 3, key 'set' is missing"),
+    "unknown": (
+        '{"prompt": "a", "set": "other", "zzzzz": 1}',
+        "'zzzzz'; it may be: id, prompt",
+    ),
     "misspelt": (
         '{"promt": "a", "set": "other"}',
-        "has 1 problem:\n  line 3, field 'promt': is not known; did you mean 'prompt'",
+        "has 1 problem:\n  line 3, unknown key 'promt'; did you mean 'prompt'",
     ),
     "capital": ('{"Prompt": "a", "set": "other"}', "did you mean 'prompt'"),
-    "number": ('{"prompt": 1, "set": "other"}', "'prompt': must be text in quotes, not a number"),
-    "null": ('{"prompt": null, "set": "other"}', "'prompt': must be text in quotes, not nothing"),
-    "empty": ('{"prompt": "", "set": "other"}', "line 3, field 'prompt': is empty"),
-    "blank": ('{"prompt": " \\n\\t\\u00a0", "set": "other"}', "field 'prompt': is empty"),
+    "number": ('{"prompt": 1, "set": "other"}', "'prompt': must be text; put it in quotes .got 1"),
+    "null": (
+        '{"prompt": null, "set": "other"}',
+        "must be text; put it in quotes .got None",
+    ),
+    "empty": ('{"prompt": "", "set": "other"}', "line 3, key 'prompt': is empty"),
+    "blank": ('{"prompt": " \\n\\t\\u00a0", "set": "other"}', "key 'prompt': is empty"),
     "control": ('{"prompt": "a\\u001b[0m", "set": "other"}', r"character '\\x1b' at position 1"),
     "NUL": ('{"prompt": "\\u0000", "set": "other"}', r"control character '\\x00'"),
     "C1 control": ('{"prompt": "a\\u0085", "set": "other"}', r"control character '\\x85'"),
@@ -323,21 +332,24 @@ WRONG_ENTRIES: dict[str, tuple[str, str]] = {
     ),
     "same prompt": (
         '{"prompt": "First  PROMPT", "set": "other"}',
-        "field 'prompt': is the same as in line 1",
+        "key 'prompt': is the same as in line 1",
     ),
     "wrong set": (
         '{"prompt": "a", "set": "targets"}',
-        "'set': is 'targets'; use target, other, borderline; did you mean 'target'",
+        "'set': must be 'target', .* .got 'targets'.; did you mean 'target'",
     ),
     "capital set": ('{"prompt": "a", "set": "Other"}', "did you mean 'other'"),
-    "set as list": ('{"prompt": "a", "set": ["other"]}', "field 'set': is .'other'.; use target"),
+    "set as list": (
+        '{"prompt": "a", "set": ["other"]}',
+        "'set': must be 'target', .*got .'other'",
+    ),
     "wrong split": (
         '{"prompt": "a", "set": "other", "split": "train"}',
-        "'split': is 'train'; use select, test, gate",
+        "'split': must be 'select', 'test' or 'gate' .got 'train'",
     ),
     "tools as list": ('{"prompt": "a", "set": "other", "tools": []}', "must be true or false"),
-    "tools of nobody": ('{"prompt": "a", "set": "other", "tools": true}', "field 'tools': only"),
-    "check as text": ('{"prompt": "a", "set": "other", "check": "b"}', "field 'check'"),
+    "tools of nobody": ('{"prompt": "a", "set": "other", "tools": true}', "key 'tools': only"),
+    "check as text": ('{"prompt": "a", "set": "other", "check": "b"}', "key 'check'"),
 }
 
 
@@ -352,14 +364,14 @@ def test_a_wrong_line_of_prompts_says_what_and_where(tmp_path, line, says):
 
 WRONG_PAIRS: dict[str, tuple[dict[str, Any], str]] = {
     "same responses": (PAIR | {"negative": "i  CANNOT."}, "positive and negative are the same"),
-    "no negative": ({"prompt": "a", "positive": "b"}, "field 'negative': is missing"),
-    "empty positive": (PAIR | {"positive": " "}, "field 'positive': is empty"),
-    "a set": (PAIR | {"set": "target"}, "field 'set': is not known"),
+    "no negative": ({"prompt": "a", "positive": "b"}, "key 'negative' is missing"),
+    "empty positive": (PAIR | {"positive": " "}, "key 'positive': is empty"),
+    "a set": (PAIR | {"set": "target"}, "unknown key 'set'"),
     "swapped words": (
         {"prompt": "a", "postive": "b", "negative": "c"},
-        "field 'postive': is not known; did you mean 'positive'",
+        "unknown key 'postive'; did you mean 'positive'",
     ),
-    "tools of nobody": (PAIR | {"tools": True}, "field 'tools': only a behavior's behavior.yaml"),
+    "tools of nobody": (PAIR | {"tools": True}, "key 'tools': only a behavior's behavior.yaml"),
 }
 
 
@@ -421,7 +433,7 @@ def test_a_path_that_is_no_file_is_an_error(tmp_path):
 @pytest.mark.parametrize("value", ["2024-01-01", "yes", "1.5", "[a]", "{a: 1}", "~"])
 def test_yaml_values_that_are_not_text_must_be_quoted(tmp_path, value):
     path = write(tmp_path / "p.yaml", f"- prompt: {value}\n  set: other\n")
-    with pytest.raises(DataError, match="entry 1, field 'prompt': must be text in quotes"):
+    with pytest.raises(DataError, match="entry 1, key 'prompt': must be text; put it in quotes"):
         load_prompts(path)
     write(path, f"- prompt: '{value}'\n  set: other\n")
     assert load_prompts(path)[0].prompt == value

@@ -20,7 +20,7 @@ from mlx_steer.behaviors.start import write_new_behavior
 from mlx_steer.checks.lint import lint_behavior
 from mlx_steer.errors import DataError
 from tests.helpers import fuzz
-from tests.helpers.small_run import behavior_folder
+from tests.helpers.behaviors import behavior_folder
 
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 

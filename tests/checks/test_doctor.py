@@ -20,7 +20,7 @@ from mlx_steer.engine.speed import decode_speed, metal_facts, prefill_speed
 from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.model.load import load_model
 from mlx_steer.model.machine import has_metal
-from tests.helpers.command import runner
+from tests.helpers.command import Run
 from tests.helpers.tiny import FAMILIES, tiny_folder, tiny_model
 
 IDENTITIES = [
@@ -226,9 +226,8 @@ def test_the_built_in_model_passes() -> None:
 
 
 def test_doctor_prints_a_table_or_json_and_exits_with_1_only_if_a_check_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = runner(monkeypatch, capsys)
     folder = tiny_folder("qwen3", tmp_path / "model")
     table = run("doctor", "--model", folder)
     assert table.code == 0
@@ -244,9 +243,7 @@ def test_doctor_prints_a_table_or_json_and_exits_with_1_only_if_a_check_fails(
     assert json.loads(broken.out)["healthy"] is False
 
 
-def test_doctor_of_a_model_that_is_not_there_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    result = runner(monkeypatch, capsys)("doctor", "--model", "nowhere")
+def test_doctor_of_a_model_that_is_not_there_says_so(run: Run) -> None:
+    result = run("doctor", "--model", "nowhere")
     assert result.code == 2
     assert result.err.startswith("mlx-steer: there is no model folder 'nowhere'")

@@ -6,12 +6,7 @@ import pytest
 
 from mlx_steer.behaviors import list_behaviors, load_behavior
 from mlx_steer.config import load_config
-from tests.helpers.command import Run, runner
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
+from tests.helpers.command import Run
 
 
 def replace(file: Path, old: str, new: str) -> None:

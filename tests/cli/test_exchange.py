@@ -9,18 +9,13 @@ import numpy as np
 import pytest
 
 from mlx_steer.vectors import load_vectors
-from tests.helpers.command import Run, runner
+from tests.helpers.command import Run
 from tests.helpers.small_run import shared_folder
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return shared_folder(tmp_path_factory.mktemp("good"))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 def test_vectors_go_out_scaled_and_come_back(run: Run, shared: Path, tmp_path: Path) -> None:

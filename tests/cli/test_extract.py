@@ -14,8 +14,8 @@ from mlx_steer.extraction.directions import METHODS
 from mlx_steer.extraction.pairs import extract, pair_states
 from mlx_steer.model.load import load_model
 from mlx_steer.vectors import load_vectors
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import behavior_folder
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
 from tests.helpers.tiny import tiny_folder
 
 
@@ -25,11 +25,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_folder("llama", folder / "model")
     behavior_folder(folder / "behavior")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -9,6 +9,7 @@ import pytest
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate, Intervention
+from mlx_steer.config import GateConfig
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steered import gate_score
@@ -16,8 +17,8 @@ from mlx_steer.extraction.gates import fit_gate
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import load_model
 from mlx_steer.vectors import GateInfo, load_vectors
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import behavior_folder
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
 from tests.helpers.tiny import random_vector, tiny_folder
 from tests.oracle.cases import parting
 from tests.reference import decoder, interventions, vectors
@@ -31,11 +32,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = load_behavior(str(folder / "behavior"))
     extract(load_model(str(folder / "model")), pairs, [2, 3]).save(folder / "vectors")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -53,7 +49,10 @@ def test_the_command_fits_the_gate_of_the_function_and_saves_it_beside_the_vecto
     assert result.code == 0, result.err
     data = load_behavior(str(shared / "behavior"))
     wanted = fit_gate(
-        load_model(str(shared / "model")), data, system_prompt=data.system_prompts["detailed"]
+        load_model(str(shared / "model")),
+        data,
+        GateConfig(),
+        system_prompt=data.system_prompts["detailed"],
     )
     saved = load_vectors(folder)
     assert saved.gate("plain").key() == wanted.gate.key()
@@ -81,7 +80,7 @@ def test_a_behavior_without_gate_prompts_and_a_name_that_is_none_are_refused_in_
     for name, extra, message in (
         (tmp_path / "ungated", [], "has 0 target and 0 other prompts of split gate"),
         (shared / "behavior", ["--name", "../x"], "cannot name a gate's file"),
-        (shared / "behavior", ["--false-positive-rate", 2], "from 0 to below 1"),
+        (shared / "behavior", ["--false-positive-rate", 2], "0<=x<1"),
         (shared / "behavior", ["--layers", "7"], "no layer 7"),
     ):
         options = ["--model", shared / "model", "--behavior", name, "--vectors", folder]

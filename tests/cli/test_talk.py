@@ -16,8 +16,8 @@ from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import load_model
 from mlx_steer.vectors import load_vectors
 from mlx_steer.words import Operator
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import behavior_folder
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
 from tests.helpers.tiny import tiny_folder
 
 PROMPT = "How do I bake bread?"
@@ -38,11 +38,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extract(model, pairs, [1, 2, 3], token_position="mean").save(folder / "two")
     type(vectors)(vectors.vectors, shipped).save(folder / "shipped")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 def wanted(

@@ -12,18 +12,13 @@ import pytest
 from mlx_steer.engine.jobs import Completion
 from mlx_steer.model.load import Model
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from tests.helpers import small_run
-from tests.helpers.command import Run, runner
+from tests.helpers import behaviors, small_run
+from tests.helpers.command import Run
 from tests.helpers.tiny import tiny_folder
 from tests.vectors.test_vectors import metadata, vector_set
 
 EVIL = "\x1b[2J\x1b]0;title\x07 \u202egnp.exe\u2069 \x9b31m \x7f\x00\r [/red] [bold]x"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 def named(path: Path, name: str) -> Path:
@@ -89,7 +84,7 @@ def test_a_model_folders_tokenizer_code_is_never_asked_about(tmp_path: Path, run
     changed["tokenizer_class"] = "NoSuchTokenizer"
     path.write_text(json.dumps(changed))
     (folder / "evil.py").write_text("raise SystemExit('planted code has run')\n")
-    behavior = small_run.behavior_folder(tmp_path / "behavior")
+    behavior = behaviors.behavior_folder(tmp_path / "behavior")
     config = tmp_path / "x.yaml"
     config.write_text(json.dumps(small_run.settings(folder, behavior)))
     result = run("plan", config)

@@ -8,26 +8,19 @@ import pytest
 
 from mlx_steer.errors import VectorError
 from mlx_steer.vectors import (
-    DatasetInfo,
-    ModelInfo,
     SteeringVector,
     SteeringVectorSet,
-    VectorMetadata,
     load_vectors,
 )
 from mlx_steer.vectors.cosines import cosine_table, heat_map
-from tests.helpers.command import Run, runner
+from tests.helpers.command import Run
 from tests.helpers.hub_stand_in import WRITER, Hub, log_in, running_hub
+from tests.helpers.vector_sets import MODEL, metadata
 
 NAME = "org/tiny"
 A = {3: [1.0, 0.0, 0.0, 0.0], 5: [0.0, 2.0, 0.0, 0.0]}
 B = {3: [3.0, 4.0, 0.0, 0.0], 5: [0.0, -1.0, 0.0, 0.0]}
 C = {3: [0.0, 0.0, 5.0, 0.0], 5: [0.0, 1.0, 1.0, 0.0], 6: [1.0, 1.0, 1.0, 1.0]}
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -40,25 +33,16 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def vectors(
     arrays: dict[int, list[float]], behavior: str = "refusal", fingerprint: str = "f00d"
 ) -> SteeringVectorSet:
-    metadata = VectorMetadata(
+    about = metadata(
         behavior=behavior,
-        method="mean difference",
-        token_position="last",
         hidden_size=4,
         num_layers=8,
-        model=ModelInfo(
-            id="org/model",
-            revision="abc",
-            model_type="llama",
-            quantization=None,
-            fingerprint=fingerprint,
+        model=MODEL.model_copy(
+            update={"id": "org/model", "revision": "abc", "fingerprint": fingerprint}
         ),
-        chat_template_sha256=None,
-        dataset=DatasetInfo(name=behavior, sha256="1" * 64, pairs=50),
-        seed=None,
     )
     made = [SteeringVector(i, np.array(row), hidden_norm=10.0) for i, row in arrays.items()]
-    return SteeringVectorSet(made, metadata)
+    return SteeringVectorSet(made, about)
 
 
 @pytest.fixture

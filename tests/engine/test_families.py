@@ -1,4 +1,4 @@
-"""Every family is left as it was, whatever is done with it; and the README's table is of them all.
+"""Every family is left as it was, whatever is done with it; and docs/families.md names them all.
 
 That extraction, steered batches and hidden states of each are transformers' is in
 `oracle/test_hugging_face.py`, over the same list of families.
@@ -118,10 +118,9 @@ def test_a_family_is_steered_until_then(model: Model) -> None:
     assert classes != before[0] and logits != before[4]
 
 
-def test_the_readme_names_every_ready_config_once_and_its_model_beside_it() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    table = text.partition("\n## Models\n")[2].partition("\n## ")[0]
-    rows = [line for line in table.splitlines() if line.startswith("|")][2:]
+def test_the_table_of_families_names_every_ready_config_once_and_its_model_beside_it() -> None:
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
     named = [name for row in rows for name in re.findall(r"`(\w+)`", row) if name.endswith("sal")]
     configs = sorted((ROOT / "configs").glob("*_refusal.yaml"))
     assert sorted(named) == [path.stem for path in configs]

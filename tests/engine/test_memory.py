@@ -13,12 +13,12 @@ from mlx.utils import tree_flatten
 
 from mlx_steer import load_model
 from mlx_steer.conditions import Condition, Intervention
+from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.capture import TOKENS_AT_ONCE, TOKENS_PER_PASS
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import Decoder, Row
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.memory import (
-    BATCH_CAP,
     BATCH_SIZES,
     choose_batch_size,
     estimate,
@@ -295,12 +295,12 @@ def test_the_batch_size_is_the_largest_that_fits_and_at_most_the_cap() -> None:
     ]
     assert sizes == sorted(sizes)
     assert sizes[0] <= 8 < sizes[-2]
-    assert sizes[-1] == BATCH_CAP == 64
+    assert sizes[-1] == BATCH_SIZE == 64
     assert choose_batch_size(*given, limit=int(500 * GB), cap=128, metal=True) == 128
     for limit, rows in zip((5, 6, 8, 12, 24), sizes, strict=False):
         assert estimate(*given[:3], rows, *given[3:], metal=True).fits(int(limit * GB))
         twice = estimate(*given[:3], 2 * rows, *given[3:], metal=True)
-        assert rows == BATCH_CAP or not twice.fits(int(limit * GB))
+        assert rows == BATCH_SIZE or not twice.fits(int(limit * GB))
 
 
 def test_a_model_of_which_no_row_fits_is_refused_in_one_sentence() -> None:

@@ -105,7 +105,7 @@ def test_an_opening_that_is_all_but_certain_or_impossible_keeps_its_own_odds(wan
     found, plain = score_of(wanted - base)
     assert plain == pytest.approx(wanted, abs=1e-3)
     assert found == pytest.approx(np.clip(wanted, -100, 100), abs=1e-3)
-    assert lean({"a": found, "b": found}, {"a": "target", "b": "other"})["target"] in (0.0, 1.0)
+    assert lean({"a": found, "b": found}, {"a": "target", "b": "other"}).target in (0.0, 1.0)
 
 
 def test_gated_conditions_score_as_what_their_gate_makes_of_them() -> None:

@@ -20,7 +20,7 @@ from mlx_steer.engine.steered import gate_score, steered
 from mlx_steer.engine.steering import SteerableLayer, steerable, steerable_class
 from mlx_steer.errors import ModelError, SteerError, VectorError
 from mlx_steer.model.load import Model, decoder_layers
-from mlx_steer.vectors import DatasetInfo, SteeringVector, SteeringVectorSet, VectorMetadata
+from mlx_steer.vectors import SteeringVector, SteeringVectorSet
 from mlx_steer.words import Scope
 from tests.helpers.tiny import (
     FAMILIES,
@@ -34,6 +34,7 @@ from tests.helpers.tiny import (
     tiny_model,
     tiny_network,
 )
+from tests.helpers.vector_sets import metadata
 
 IDS = random_ids(1, 24)
 A, B, C = (random_vector(i) for i in range(3))
@@ -58,19 +59,8 @@ def outputs(network: nn.Module, ids: Sequence[int] = IDS) -> list[mx.array]:
 
 def vector_set(layers: Sequence[int], num_layers: int = LAYERS, size: int = HIDDEN):
     vectors = [SteeringVector(k, random_vector(k, size=size), 30.0) for k in layers]
-    info = tiny_model().info
-    metadata = VectorMetadata(
-        behavior="test",
-        method="mean_difference",
-        token_position="last",
-        hidden_size=size,
-        num_layers=num_layers,
-        model=info,
-        chat_template_sha256="0" * 64,
-        dataset=DatasetInfo(name="test", sha256="0" * 64, pairs=1),
-        seed=None,
-    )
-    return SteeringVectorSet(vectors, metadata)
+    about = metadata(model=tiny_model().info, hidden_size=size, num_layers=num_layers)
+    return SteeringVectorSet(vectors, about)
 
 
 # --- what steering does ---------------------------------------------------------------------------

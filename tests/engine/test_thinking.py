@@ -11,7 +11,7 @@ from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import Batch, Decoder, Row
 from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.steered import steered
-from mlx_steer.errors import ModelError, VectorError
+from mlx_steer.errors import VectorError
 from mlx_steer.model.load import Model
 from tests.engine.test_ties import with_twins
 from tests.helpers.tiny import plain_tokens, random_ids, random_vector, tiny_model
@@ -172,6 +172,19 @@ def test_a_prompt_that_opens_the_thinking_itself_is_answered_with_thinking() -> 
     assert tokens_of(complete(model, closed, SAMPLING)) == wanted
 
 
+def test_a_completion_s_text_is_its_answer_and_its_thinking_stands_beside_it() -> None:
+    model = set_ends(thinking_model(), END, thinking=False)
+    jobs = [Job(j.key, (*j.ids, START), j.condition) for j in jobs_of("none", "all")]
+    done = complete(model, jobs, SAMPLING)
+    ended = [c for c in done if END in c.tokens]
+    assert 0 < len(ended) < len(done)
+    for c in done:
+        end = c.tokens.index(END) if END in c.tokens else len(c.tokens)
+        assert c.thinking == model.chat.decode(c.tokens[:end]).strip()
+        assert c.text == model.chat.decode(c.tokens[end + 1 :]).lstrip()
+    assert all(not c.thinking for c in complete(model, jobs_of("none"), SAMPLING))
+
+
 @pytest.fixture
 def switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     counted: list[int] = []
@@ -202,11 +215,19 @@ def test_plans_change_once_for_each_row_that_ends_its_thinking_and_for_no_other(
     assert switches == []
 
 
-def test_a_model_that_ends_its_thinking_with_several_tokens_is_refused() -> None:
-    model = set_ends(tiny_model("qwen3"), END, END + 1)
-    with pytest.raises(ModelError, match="use the scope generated"):
-        complete(model, jobs_of("answer"), SAMPLING)
-    assert complete(model, jobs_of("generated", prompts=1), SAMPLING)
+def test_thinking_that_several_tokens_end_together_ends_at_the_last_of_them() -> None:
+    model = thinking_model()
+    free = complete(model, jobs_of("none"), SAMPLING)
+    # What the model writes before its END is what, with it, shall end the thinking.
+    rows = tokens_of(free)
+    pairs = [(t[i], END) for t in rows for i in range(len(t) - 2) if t[i + 1] == END]
+    end = max(set(pairs), key=pairs.count)
+    jobs = jobs_of("none", "answer", "thinking", "all three")
+    at_one = tokens_of(complete(model, jobs, SAMPLING))
+    set_ends(model, *end)
+    done = tokens_of(complete(model, jobs, SAMPLING, 5))
+    assert done == [plain_tokens(model, job, TOKENS, end) for job in jobs]
+    assert done != at_one, "the first of the tokens, or the last alone, would do"
 
 
 @pytest.mark.parametrize("scope", ["thinking", "answer"])

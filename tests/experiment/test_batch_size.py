@@ -16,7 +16,8 @@ from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.model.load import load_model
 from mlx_steer.model.size import weight_bytes_of
 from mlx_steer.run.directory import RunDirectory
-from tests.helpers.small_run import Told, behavior_folder, carry_out, config, left_behind
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import Told, carry_out, config, left_behind
 from tests.helpers.tiny import tiny_folder
 
 # As MLX words them, on Metal and in older versions.

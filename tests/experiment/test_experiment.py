@@ -18,10 +18,12 @@ from mlx_steer.experiment import condition_sets as design
 from mlx_steer.experiment import rows
 from mlx_steer.experiment.execute import run_experiment
 from mlx_steer.metrics import compute_metrics, load_run
+from mlx_steer.metrics.metrics_file import metrics_text
 from mlx_steer.model.load import load_model
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.vectors import load_vectors
-from tests.helpers.small_run import Told, behavior_folder, carry_out, config, left_behind
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import Told, carry_out, config, left_behind
 from tests.helpers.tiny import plain_logits, plain_tokens, tiny_folder
 
 SMALL = {"max_tokens": 4, "batch_size": 16}
@@ -107,8 +109,8 @@ def _check_batch_sizes(
 
 def _metrics(folder: Path) -> str:
     metrics = compute_metrics(load_run(folder))
-    del metrics["rows"]["stale"]
-    return json.dumps(metrics, sort_keys=True)
+    rows = metrics.rows.model_copy(update={"stale": 0})
+    return metrics_text(metrics.model_copy(update={"rows": rows}))
 
 
 def test_only_the_manifest_and_the_log_hold_times_and_only_the_config_the_batch_size(

@@ -15,8 +15,9 @@ from mlx_steer.errors import ModelError
 from mlx_steer.experiment.judge_model import Answered, Rubric, _stated, judge_id, verdicts
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import Told, behavior_folder, carry_out, config, settings
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
+from tests.helpers.small_run import Told, carry_out, config, settings
 from tests.helpers.tiny import tiny_folder, tiny_model
 
 REFUSAL = Rubric(load_behavior("refusal"))
@@ -29,11 +30,6 @@ SMALL: dict[str, Any] = {
     "compare": {"controls": {"random": 0, "negated": False, "shuffled": False}},
     "generation": {"max_tokens": 3},
 }
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ import yaml
 
 from mlx_steer.errors import SteerError
 from mlx_steer.report import write_report
-from tests.helpers.small_run import Told, behavior_folder, carry_out, config, left_behind, settings
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import Told, carry_out, config, left_behind, settings
 from tests.helpers.tiny import tiny_folder
 
 CHANGES: dict[str, Any] = {

@@ -21,8 +21,8 @@ from mlx_steer.model.load import load_model
 from mlx_steer.model.size import weight_bytes_of
 from mlx_steer.stats import detectable_difference
 from tests.engine.test_memory import MAC_48, MISTRAL
-from tests.helpers import small_run
-from tests.helpers.command import runner
+from tests.helpers import behaviors, small_run
+from tests.helpers.command import Run
 from tests.helpers.tiny import tiny_folder
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
@@ -32,7 +32,7 @@ CONFIGS = sorted(Path(__file__).parents[2].glob("configs/*.yaml"))
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plan")
     tiny_folder("llama", path / "model")
-    small_run.behavior_folder(path / "behavior")
+    behaviors.behavior_folder(path / "behavior")
     return path
 
 
@@ -79,7 +79,7 @@ def test_the_plan_counts_the_rows_that_a_run_makes(
 def test_a_screened_sweep_is_counted_as_it_runs(tmp_path: Path) -> None:
     openings = {"shown": ["I cannot", "Decline"], "absent": ["Sure,", "The"]}
     tiny_folder("llama", tmp_path / "model")
-    small_run.behavior_folder(tmp_path / "behavior", openings=openings)
+    behaviors.behavior_folder(tmp_path / "behavior", openings=openings)
     whole = {"extract": {"layers": [1, 3, 4]}, "compare": {"strengths": [0.5, 1.0]}}
     config = small(tmp_path, **whole, sweep={"screen": 2})
     told = small_run.carry_out(config, tmp_path / "run")
@@ -336,13 +336,7 @@ def test_a_single_row_on_a_mac_is_bound_by_its_bandwidth(
     assert chip in one.basis
 
 
-def test_plan_prints_tables_or_json(
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run = runner(monkeypatch, capsys)
+def test_plan_prints_tables_or_json(run: Run, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(small(folder).to_yaml())
     table = run("plan", path)

@@ -14,9 +14,11 @@ from mlx_steer.errors import ConfigError, DataError
 from mlx_steer.experiment.condition_sets import cell_name
 from mlx_steer.experiment.program import lean, screening_rank
 from mlx_steer.model.load import load_model
+from mlx_steer.run.records import Lean
 from mlx_steer.vectors import load_vectors
-from tests.helpers.command import Run, runner
-from tests.helpers.small_run import behavior_folder, carry_out, config
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.command import Run
+from tests.helpers.small_run import carry_out, config
 from tests.helpers.tiny import tiny_folder
 
 OPENINGS = {
@@ -24,11 +26,6 @@ OPENINGS = {
     "absent": ["Sure, here", "Of course", "The"],
 }
 LAYERS, STRENGTHS = [1, 3, 4], [0.5, 1.0]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +90,20 @@ def test_the_screening_says_what_plain_steered_passes_say(shared: Path, tmp_path
 
 def test_cells_are_ranked_by_their_lean_within_the_limit_on_other_prompts() -> None:
     cells = {
-        "strong": ({"target": 0.9, "other": 0.6}, 2.0),
-        "too much": ({"target": 0.8, "other": 0.31}, 1.5),
-        "good": ({"target": 0.5, "other": 0.3}, 1.0),
-        "weaker": ({"target": 0.4, "other": 0.01}, 1.5),
-        "same, smaller strength": ({"target": 0.4, "other": 0.01}, -0.5),
-        "nothing": ({"target": 0.01, "other": 0.01}, 0.5),
+        "strong": (0.9, 0.6, 2.0),
+        "too much": (0.8, 0.31, 1.5),
+        "good": (0.5, 0.3, 1.0),
+        "weaker": (0.4, 0.01, 1.5),
+        "same, smaller strength": (0.4, 0.01, -0.5),
+        "nothing": (0.01, 0.01, 0.5),
     }
-    order = sorted(cells, key=lambda name: screening_rank(cells[name][0], 0.3, cells[name][1]))
+
+    def rank(name: str) -> tuple[float, ...]:
+        target, other, strength = cells[name]
+        leans = Lean(target=target, target_log_odds=0, other=other, other_log_odds=0)
+        return screening_rank(leans, 0.3, strength)
+
+    order = sorted(cells, key=rank)
     assert order == [
         "good",
         "same, smaller strength",
@@ -115,9 +118,9 @@ def test_the_lean_is_the_mean_probability_over_each_set() -> None:
     odds = {"a": 0.0, "b": math.log(3), "c": -40.0}
     sets = {"a": "target", "b": "target", "c": "other"}
     found = lean(odds, sets)
-    assert found["target"] == 0.625 and found["other"] == 0.0
-    assert found["target_log_odds"] == round(math.log(3) / 2, 3)
-    assert found["other_log_odds"] == -40.0
+    assert found.target == 0.625 and found.other == 0.0
+    assert found.target_log_odds == round(math.log(3) / 2, 3)
+    assert found.other_log_odds == -40.0
 
 
 def test_the_screening_survives_and_is_done_anew_only_if_something_changed(

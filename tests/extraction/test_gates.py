@@ -11,16 +11,18 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate, Intervention
+from mlx_steer.config import GateConfig
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steered import gate_score, steered
 from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import ConfigError, DataError, ModelError
 from mlx_steer.extraction.directions import FOLDS, METHODS, projection
-from mlx_steer.extraction.gates import GATE_METHODS, GateFit, _folds, fit_gate, gate_scores
+from mlx_steer.extraction.gates import GateFit, fit_gate, gate_scores, spread_folds
 from mlx_steer.model.load import Model
 from mlx_steer.stats import auc, wilson
 from mlx_steer.words import Method, PromptSet
+from tests.helpers import behaviors
 from tests.helpers.tiny import LAYERS, random_ids, random_vector, tiny_model
 
 TOPICS = [
@@ -48,22 +50,10 @@ def prompts(name: PromptSet, verb: str, count: int = 12, **values: Any) -> list[
 
 
 def behavior(*items: PromptItem) -> Behavior:
-    return Behavior(
-        name="thefts",
-        title="",
-        description="",
-        judge="refusal",
-        verdicts={},
-        sets={},
-        system_prompts={},
-        openings={},
-        tools=(),
-        pairs=(),
-        prompts=items,
-        sha256="a" * 64,
-    )
+    return behaviors.behavior(prompts=items, name="thefts")
 
 
+METHODS_TRIED = GateConfig().methods
 STEAL_OR_DRAW = behavior(*prompts("target", "steal"), *prompts("other", "draw"))
 
 
@@ -84,6 +74,18 @@ def noise(seed: int, target: int = 6, other: int = 6) -> Behavior:
     )
 
 
+def fitted(
+    model: Model,
+    data: Behavior,
+    system_prompt: str | None = None,
+    name: str = "plain",
+    seed: int = 0,
+    **settings: Any,
+) -> GateFit:
+    values = GateConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    return fit_gate(model, data, values, system_prompt=system_prompt, name=name, seed=seed)
+
+
 @pytest.fixture(scope="module")
 def model() -> Model:
     return tiny_model()
@@ -91,7 +93,7 @@ def model() -> Model:
 
 @pytest.fixture(scope="module")
 def fit(model: Model) -> GateFit:
-    return fit_gate(model, STEAL_OR_DRAW)
+    return fitted(model, STEAL_OR_DRAW)
 
 
 def states(model: Model, items: Sequence[PromptItem], layer: int, system: str | None = None):
@@ -121,8 +123,8 @@ def test_prompts_that_differ_in_one_word_are_told_apart_also_where_they_were_not
 
 def test_the_direction_is_the_methods_own_over_all_prompts_and_has_length_1(model: Model) -> None:
     items = STEAL_OR_DRAW.prompts
-    for method in GATE_METHODS:
-        fit = fit_gate(model, STEAL_OR_DRAW, layers=[3], methods=[method])
+    for method in METHODS_TRIED:
+        fit = fitted(model, STEAL_OR_DRAW, layers=[3], methods=[method])
         at = states(model, items, 3)
         wanted = METHODS[method](at[:12], at[12:])
         wanted /= np.linalg.norm(wanted)
@@ -134,13 +136,13 @@ def test_the_direction_is_the_methods_own_over_all_prompts_and_has_length_1(mode
 
 def test_candidates_are_every_layer_and_method_by_their_cross_validated_auc(model: Model) -> None:
     data = noise(0, 9, 11)
-    fit = fit_gate(model, data, layers=[4, -5], methods=GATE_METHODS[::-1], seed=3)
+    fit = fitted(model, data, layers=[4, -5], methods=METHODS_TRIED[::-1], seed=3)
     labels = np.array([item.set == "target" for item in data.prompts])
-    folds = _folds(labels, 3)
+    folds = spread_folds(labels, 3)
     wanted: dict[tuple[int, Method], float] = {}
     for layer in (1, 4):
         at = states(model, data.prompts, layer)
-        for method in GATE_METHODS:
+        for method in METHODS_TRIED:
             scores = np.zeros(len(at))
             for k in range(FOLDS):
                 score = projection(at[(folds != k) & labels], at[(folds != k) & ~labels], method)
@@ -153,16 +155,16 @@ def test_candidates_are_every_layer_and_method_by_their_cross_validated_auc(mode
 
 
 def test_of_equals_the_lowest_layer_and_the_first_method_are_taken(model: Model) -> None:
-    fit = fit_gate(model, STEAL_OR_DRAW, methods=GATE_METHODS[::-1])
+    fit = fitted(model, STEAL_OR_DRAW, methods=METHODS_TRIED[::-1])
     equal = [c for c in fit.candidates if c.auc == fit.candidates[0].auc]
     assert len({c.layer for c in equal}) > 1 and len({c.method for c in equal}) > 1
-    order = [(c.layer, GATE_METHODS[::-1].index(c.method)) for c in equal]
+    order = [(c.layer, METHODS_TRIED[::-1].index(c.method)) for c in equal]
     assert order == sorted(order)
 
 
 def test_random_prompts_are_not_told_apart_on_held_out_ones(model: Model) -> None:
     found = [
-        fit_gate(model, noise(seed, 10, 10), layers=[2], methods=["mean_difference"])
+        fitted(model, noise(seed, 10, 10), layers=[2], methods=["mean_difference"])
         for seed in range(12)
     ]
     aucs = [fit.candidates[0].auc for fit in found]
@@ -177,12 +179,12 @@ def test_random_prompts_are_not_told_apart_on_held_out_ones(model: Model) -> Non
 @pytest.mark.parametrize(("positive", "negative"), [(5, 5), (60, 30), (7, 23), (60, 61)])
 def test_folds_hold_like_shares_of_both_sides(positive: int, negative: int) -> None:
     labels = np.arange(positive + negative) < positive
-    folds = _folds(labels, 0)
+    folds = spread_folds(labels, 0)
     for side in (labels, ~labels):
         sizes = np.bincount(folds[side], minlength=FOLDS)
         assert len(sizes) == FOLDS and sizes.max() - sizes.min() <= 1 and sizes.min() >= 1
-    assert np.array_equal(folds, _folds(labels, 0))
-    assert not np.array_equal(folds, _folds(labels, 1))
+    assert np.array_equal(folds, spread_folds(labels, 0))
+    assert not np.array_equal(folds, spread_folds(labels, 1))
 
 
 # --- the threshold --------------------------------------------------------------------------------
@@ -194,9 +196,7 @@ def test_at_most_the_stated_share_of_held_out_other_prompts_open_the_gate(
 ) -> None:
     for seed in range(4):
         data = noise(seed, 8, 20)
-        fit = fit_gate(
-            model, data, layers=[2], methods=["mean_difference"], false_positive_rate=rate
-        )
+        fit = fitted(model, data, layers=[2], methods=["mean_difference"], false_positive_rate=rate)
         assert fit.achieved.count == int(rate * 20 + 1e-9)
         assert fit.achieved == wilson(fit.achieved.count, 20)
         opened = {name for name, score in fit.scores.items() if score >= 0}
@@ -208,7 +208,7 @@ def test_at_most_the_stated_share_of_held_out_other_prompts_open_the_gate(
 def test_no_false_opening_is_none_even_if_an_other_prompt_scores_highest(model: Model) -> None:
     highest = []
     for seed in range(12):
-        fit = fit_gate(model, noise(seed), layers=[2], false_positive_rate=0.0)
+        fit = fitted(model, noise(seed), layers=[2], false_positive_rate=0.0)
         highest.append(fit.sets[max(fit.scores, key=lambda name: fit.scores[name])])
         assert fit.achieved.count == 0, seed
         assert all(s < 0 for name, s in fit.scores.items() if fit.sets[name] == "other")
@@ -252,7 +252,7 @@ def test_only_prompts_of_the_gate_split_are_read(model: Model, fit: GateFit) -> 
         *prompts("target", "draw", split="test"),
         *prompts("other", "steal", split="select"),
     ]
-    again = fit_gate(model, behavior(*others, *STEAL_OR_DRAW.prompts))
+    again = fitted(model, behavior(*others, *STEAL_OR_DRAW.prompts))
     assert again.record() == fit.record()
     assert np.array_equal(again.gate.direction, fit.gate.direction)
 
@@ -263,7 +263,7 @@ def test_borderline_prompts_shape_the_direction_and_are_no_false_openings(
     # Like target prompts: were they counted, they would take up all false openings.
     borderline = prompts("borderline", "steal", 8)
     layer = fit.gate.layer
-    again = fit_gate(
+    again = fitted(
         model,
         behavior(*STEAL_OR_DRAW.prompts, *borderline),
         layers=[layer],
@@ -285,13 +285,13 @@ def test_system_prompts_are_read_with_the_prompts(model: Model) -> None:
     )
     system = "Decline when it is not safe."
     options: dict[str, Any] = {"layers": [2], "methods": ["mean_difference"]}
-    fit = fit_gate(model, data, system_prompt=system, **options)
+    fit = fitted(model, data, system_prompt=system, **options)
     at = states(model, data.prompts, 2, system)
     wanted = at[:12].mean(axis=0) - at[12:].mean(axis=0)
     assert np.linalg.norm(fit.gate.direction - wanted / np.linalg.norm(wanted)) < 1e-4
     assert fit.system_prompt == system
     hashes = {
-        text: fit_gate(model, data, system_prompt=text, **options).info.system_prompt_sha256
+        text: fitted(model, data, system_prompt=text, **options).info.system_prompt_sha256
         for text in (None, "Be kind.", system)
     }
     assert hashes[None] is None and len(set(hashes.values())) == 3
@@ -300,9 +300,11 @@ def test_system_prompts_are_read_with_the_prompts(model: Model) -> None:
 # --- the record -----------------------------------------------------------------------------------
 
 
-def test_the_same_inputs_give_the_same_gate_and_another_seed_other_folds(model: Model) -> None:
+def test_the_same_inputs_give_the_same_gate_and_another_seed_other_folds(
+    model: Model,
+) -> None:
     data = noise(1, 9, 9)
-    first, again, other = (fit_gate(model, data, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (fitted(model, data, seed=seed) for seed in (0, 0, 1))
     assert first.record() == again.record() and first.info == again.info
     assert first.gate.key() == again.gate.key()
     assert first.scores != other.scores
@@ -311,7 +313,7 @@ def test_the_same_inputs_give_the_same_gate_and_another_seed_other_folds(model: 
 def test_the_record_and_the_info_say_what_was_found(fit: GateFit) -> None:
     record = json.loads(json.dumps(fit.record(), allow_nan=False))
     assert record["layer"] == fit.gate.layer and record["threshold"] == fit.gate.threshold
-    assert len(record["candidates"]) == LAYERS * len(GATE_METHODS)
+    assert len(record["candidates"]) == LAYERS * len(METHODS_TRIED)
     assert record["openings"] == {"count": 12, "n": 12}
     assert record["false_openings"] == {"count": 0, "n": 12}
     assert set(record["held_out_scores"]) == {item.id for item in STEAL_OR_DRAW.prompts}
@@ -331,12 +333,12 @@ def test_fewer_prompts_of_a_side_than_folds_are_refused(
 ) -> None:
     data = behavior(*prompts("target", "steal", target), *prompts("other", "draw", other))
     with pytest.raises(DataError, match=f"thefts has {target} target and {other} other prompts"):
-        fit_gate(model, data)
+        fitted(model, data)
 
 
 def test_five_of_each_are_enough(model: Model) -> None:
     data = behavior(*prompts("target", "steal", 5), *prompts("other", "draw", 5))
-    assert fit_gate(model, data).opened.n == 5
+    assert fitted(model, data).opened.n == 5
 
 
 def test_borderline_prompts_do_not_make_up_for_other_ones(model: Model) -> None:
@@ -344,42 +346,27 @@ def test_borderline_prompts_do_not_make_up_for_other_ones(model: Model) -> None:
         *prompts("target", "steal"), *prompts("other", "draw", 4), *prompts("borderline", "lend")
     )
     with pytest.raises(DataError, match="12 target and 4 other"):
-        fit_gate(model, data)
+        fitted(model, data)
 
 
 def test_sets_of_the_same_prompts_are_refused(model: Model) -> None:
     data = behavior(*prompts("target", "steal"), *prompts("other", "steal"))
     with pytest.raises(DataError, match="the same hidden states; write prompts that differ"):
-        fit_gate(model, data, methods=["mean_difference"])
+        fitted(model, data, methods=["mean_difference"])
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"methods": []}, "cannot be made by no method"),
-        ({"methods": ["pca"]}, "cannot be made by pca; the methods are mean_difference, whitened"),
-        ({"methods": ["mean_difference", "guess"]}, "cannot be made by guess"),
-        ({"false_positive_rate": -0.1}, "from 0 to below 1, not -0.1"),
-        ({"false_positive_rate": 1.0}, "from 0 to below 1, not 1"),
-        ({"false_positive_rate": float("nan")}, "from 0 to below 1, not nan"),
-        ({"name": ""}, "cannot name a gate's file"),
-        ({"name": "../gate"}, "cannot name a gate's file"),
-        ({"name": "a" * 65}, "64 at most"),
-        ({"name": "ä"}, "cannot name a gate's file"),
-        ({"name": "plain\n"}, "cannot name a gate's file"),
-    ],
+    "name", ["", "../gate", "a" * 65, "ä", "plain\n"], ids=["empty", "path", "long", "ä", "lines"]
 )
-def test_a_setting_that_cannot_be_used_is_refused(
-    model: Model, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ConfigError, match=message):
-        fit_gate(model, STEAL_OR_DRAW, **options)
+def test_a_name_that_cannot_be_a_files_is_refused(model: Model, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot name a gate's file; use letters.*64 at most"):
+        fitted(model, STEAL_OR_DRAW, name=name)
 
 
 @pytest.mark.parametrize("layer", [LAYERS, -LAYERS - 1])
 def test_a_layer_the_model_lacks_is_refused(model: Model, layer: int) -> None:
     with pytest.raises(ModelError, match=f"no layer {layer}"):
-        fit_gate(model, STEAL_OR_DRAW, layers=[1, layer])
+        fitted(model, STEAL_OR_DRAW, layers=[1, layer])
 
 
 def test_hidden_states_that_overflow_are_refused_with_the_cure() -> None:
@@ -387,16 +374,16 @@ def test_hidden_states_that_overflow_are_refused_with_the_cure() -> None:
     down = model.network.layers[2].mlp.down_proj
     down.weight = 3e4 * down.weight
     with pytest.raises(ModelError, match=r"layer 2 of tiny/llama.*float16; load it with --dtype"):
-        fit_gate(model, STEAL_OR_DRAW)
-    assert fit_gate(model, STEAL_OR_DRAW, layers=[0, 1]).gate.layer < 2
+        fitted(model, STEAL_OR_DRAW)
+    assert fitted(model, STEAL_OR_DRAW, layers=[0, 1]).gate.layer < 2
 
 
 def test_a_prompt_longer_than_the_model_computes_correctly_is_refused(model: Model) -> None:
     long = PromptItem("too-long", "bread and " * 200, "other", split="gate")
     with pytest.raises(DataError, match=r"too-long of thefts has \d+ tokens, more than the 256"):
-        fit_gate(model, behavior(*STEAL_OR_DRAW.prompts, long))
+        fitted(model, behavior(*STEAL_OR_DRAW.prompts, long))
     short = replace(model, context=None)
-    assert fit_gate(short, behavior(*STEAL_OR_DRAW.prompts, long)).prompts["other"] == 13
+    assert fitted(short, behavior(*STEAL_OR_DRAW.prompts, long)).prompts["other"] == 13
 
 
 # --- under mlx-lm's own generation ----------------------------------------------------------------

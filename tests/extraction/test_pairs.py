@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlx_steer.behaviors import Behavior, ContrastPair
+from mlx_steer.behaviors import ContrastPair
 from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import DataError, ModelError
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import Model
 from mlx_steer.words import TokenPosition
+from tests.helpers.behaviors import behavior
 from tests.helpers.tiny import BOS, LAYERS, SPECIAL, tiny_chat, tiny_model
 
 PAIRS = (
@@ -21,20 +22,7 @@ PAIRS = (
     ContrastPair("4", "Sing!", "No", "La la la la, here is a song for you"),
     ContrastPair("5", "How do I bake bread?", "That is not safe at home.", "Happy to help you."),
 )
-BEHAVIOR = Behavior(
-    name="tiny",
-    title="",
-    description="",
-    judge="refusal",
-    verdicts={},
-    sets={},
-    system_prompts={},
-    openings={},
-    tools=(),
-    pairs=PAIRS,
-    prompts=(),
-    sha256="a" * 64,
-)
+BEHAVIOR = behavior(PAIRS)
 
 
 def text_ids(model: Model, pair: ContrastPair, response: str) -> tuple[list[int], list[int]]:

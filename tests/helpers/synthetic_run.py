@@ -1,19 +1,32 @@
-"""Run directories with known verdicts, written as a run writes them but without any model.
+"""Run directories with known verdicts, written by a run's own records but without any model.
 
 Verdicts are spelt with one letter per prompt: "s" shown, "a" absent, "i" incoherent, "-" a row that
 is missing. The responses are real text that the judge has to read.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import parse_config
+from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.run.records import (
+    FORMAT_VERSION,
+    BehaviorRecord,
+    Choice,
+    Conditions,
+    Gates,
+    Manifest,
+    Row,
+    Score,
+    prompt_json,
+)
 from mlx_steer.vectors import (
     DatasetInfo,
     ModelInfo,
@@ -93,6 +106,8 @@ class Synthetic:
                 "system_text": self.behavior["system_prompts"].get(prompt) if prompt else None,
                 "interventions": [],
                 "gates": [],
+                "gate_join": "all",
+                "gate_scores": {},
                 "rows": {},
             },
         )
@@ -128,8 +143,6 @@ class Synthetic:
                         "text": self.texts[letter],
                         "finish_reason": "length" if letter == "i" else "stop",
                         "margin": 0.5,
-                        "gates": [],
-                        "steered": bool(record["interventions"]),
                     }
                 )
                 self.scores.append({"key": key, "perplexity": 5.0 + len(self.scores) % 7})
@@ -230,14 +243,17 @@ class Synthetic:
         }
         (self.folder / "config.yaml").write_text(parse_config(data, "test").to_yaml())
         manifest = {
-            "format_version": 1,
+            "format_version": FORMAT_VERSION,
             "mlx_steer": "0.1.0",
             "mlx": "0.32.4",
             "mlx_lm": "0.32.2",
             "numpy": "2.0.0",
+            "transformers": "5.0.0",
+            "huggingface_hub": "1.0.0",
             "python": "3.11.0",
             "platform": "Test",
             "device": "cpu",
+            "metal": False,
             "memory_gb": 8,
             "blas": "openblas",
             "started": "2026-01-01T10:00:00+0000",
@@ -256,25 +272,23 @@ class Synthetic:
             "batch_size": 64,
             "notes": ["The chat template inserts a system prompt where none is given."],
         }
-        self._json("manifest.json", manifest)
-        self._json("behavior.json", self.behavior)
-        self._json("conditions.json", {"conditions": list(self.conditions.values())})
-        self._lines("prompts.jsonl", self.prompts)
-        self._lines("rows.jsonl", self.rows)
-        self._lines("scores.jsonl", self.scores)
+        run = RunDirectory(self.folder)
+        run.write_record("manifest.json", Manifest.model_validate(manifest))
+        run.write_record("behavior.json", BehaviorRecord.model_validate(self.behavior))
+        conditions = {"conditions": list(self.conditions.values())}
+        run.write_record("conditions.json", Conditions.model_validate(conditions))
+        prompts = TypeAdapter(tuple[PromptItem, ...]).validate_python(tuple(self.prompts))
+        run.write("prompts.jsonl", "".join(json_line(prompt_json(item)) for item in prompts))
+        for name in ("rows.jsonl", "scores.jsonl"):
+            run.write(name, "")
+        run.append("rows.jsonl", map(Row.model_validate, self.rows))
+        run.append("scores.jsonl", map(Score.model_validate, self.scores))
         if choice is not None:
-            self._json("choice.json", choice)
+            run.write_record("choice.json", Choice.model_validate(choice))
         if self.fits:
-            self._json("gate.json", {"gates": self.fits})
+            run.write_record("gate.json", Gates.model_validate({"gates": self.fits}))
         self.vectors().save(self.folder / "vectors")
         return self.folder
-
-    def _json(self, name: str, value: object) -> None:
-        (self.folder / name).write_text(json.dumps(value), encoding="utf-8")
-
-    def _lines(self, name: str, records: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        (self.folder / name).write_text(text, encoding="utf-8")
 
 
 def row_key(condition: str, prompt_id: str) -> str:

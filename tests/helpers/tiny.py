@@ -432,16 +432,18 @@ def plain_logits(
 
 
 def plain_tokens(
-    model: Model, job: Job, max_tokens: int, thinking_end: int | None = None
+    model: Model, job: Job, max_tokens: int, thinking_end: int | tuple[int, ...] | None = None
 ) -> tuple[int, ...]:
     """A job's greedy response, all of the sequence computed anew for every token.
 
-    With `thinking_end` it begins with thinking, which the first such token ends.
+    With `thinking_end` it begins with thinking, which the first such token, or tokens, end.
     """
+    end = (thinking_end,) if isinstance(thinking_end, int) else thinking_end or ()
     tokens: list[int] = []
     while len(tokens) < max_tokens:
         acts, split, ids = job.condition.interventions, len(job.ids) - 1, [*job.ids, *tokens]
-        thought = tokens.index(thinking_end) if thinking_end in tokens else len(tokens)
+        ends = (i for i in range(len(tokens)) if tuple(tokens[: i + 1][-len(end) :]) == end)
+        thought = next(ends, len(tokens))
         answer = None if thinking_end is None else len(job.ids) + thought
         best = int(mx.argmax(plain_logits(model, ids, acts, split, answer)[-1]).item())
         if best in model.chat.stop_ids:

@@ -24,10 +24,8 @@ MODEL = ModelInfo(
 KNOWN = KnownModel(MODEL, SIZE, NUM_LAYERS)
 
 
-def vector_set(
-    layers: Iterable[int] = (1, 3, 5), *, seed: int = 0, **changes: Any
-) -> SteeringVectorSet:
-    """Random vectors of a model of 6 layers of 8."""
+def metadata(**changes: Any) -> VectorMetadata:
+    """All that metadata says, some of it changed; by default of a model of 6 layers of 8."""
     values: dict[str, Any] = {
         "behavior": "refusal",
         "method": "mean_difference",
@@ -38,10 +36,18 @@ def vector_set(
         "chat_template_sha256": "a" * 64,
         "dataset": DatasetInfo(name="refusal", sha256="b" * 64, pairs=50),
         "seed": None,
-    } | changes
+    }
+    return VectorMetadata(**(values | changes))
+
+
+def vector_set(
+    layers: Iterable[int] = (1, 3, 5), *, seed: int = 0, **changes: Any
+) -> SteeringVectorSet:
+    """Random vectors, and metadata with some values changed."""
+    about = metadata(**changes)
     rng = np.random.default_rng(seed)
     vectors = [
-        SteeringVector(i, rng.standard_normal(values["hidden_size"]).astype(np.float32), 10.0 + i)
+        SteeringVector(i, rng.standard_normal(about.hidden_size).astype(np.float32), 10.0 + i)
         for i in layers
     ]
-    return SteeringVectorSet(vectors, VectorMetadata(**values))
+    return SteeringVectorSet(vectors, about)

@@ -4,23 +4,19 @@ Incoherent is a response that has fallen into repeating itself or is no language
 sentences is coherent.
 """
 
-import json
 import random
 import string
 import time
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from mlx_steer.judge import COHERENCE_THRESHOLD
 from mlx_steer.judge.coherence import coherence
 from mlx_steer.stats import auc
+from tests.judge.cases import labelled
 
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "coherence_cases.jsonl").read_text("utf-8").splitlines()
-]
+CASES = labelled("coherence")
 
 FLUENT = [
     "I can't help with that.",

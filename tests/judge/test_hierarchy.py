@@ -1,9 +1,7 @@
 """The hierarchy judge: its kinds of check, labelled cases, shipped data and arbitrary text."""
 
-import json
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -14,14 +12,9 @@ from mlx_steer.errors import DataError
 from mlx_steer.judge.hierarchy.check import FORMATS, KINDS, parse_check
 from mlx_steer.judge.hierarchy.language import LANGUAGES
 from mlx_steer.judge.hierarchy.verdict import judge_hierarchy
+from tests.judge.cases import labelled
 
-CASES = [
-    json.loads(line)
-    for line in Path(__file__)
-    .with_name("hierarchy_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
-]
+CASES = labelled("hierarchy")
 BEHAVIOR = load_behavior("hierarchy")
 TARGETS, PERMITTED = BEHAVIOR.select(set="target"), BEHAVIOR.select(set="other")
 REFUSAL = "I'm sorry, but I can't do that."

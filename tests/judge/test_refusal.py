@@ -1,8 +1,6 @@
 """The refusal judge against labelled cases, with properties that hold for any text."""
 
-import json
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -13,11 +11,9 @@ from mlx_steer.judge import JUDGES, judge_refusal, judge_response
 from mlx_steer.judge.refusal.requests import read_request
 from mlx_steer.judge.refusal.words import LIMIT, shipped_weights, weigh_words
 from mlx_steer.judge.text import read_plain
+from tests.judge.cases import labelled
 
-CASES = [
-    json.loads(line)
-    for line in (Path(__file__).parent / "refusal_cases.jsonl").read_text("utf-8").splitlines()
-]
+CASES = labelled("refusal")
 REFUSAL = "I'm sorry, but I can't help with that."
 
 

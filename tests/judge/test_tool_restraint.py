@@ -3,7 +3,6 @@
 import json
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,14 +10,9 @@ from hypothesis import strategies as st
 
 from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.judge.tool_restraint import judge_tool_restraint
+from tests.judge.cases import labelled
 
-CASES = [
-    json.loads(line)
-    for line in Path(__file__)
-    .with_name("tool_restraint_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
-]
+CASES = labelled("tool_restraint")
 BEHAVIOR = load_behavior("tool_restraint")
 NAMES = [tool["function"]["name"] for tool in BEHAVIOR.tools]
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'

@@ -1,9 +1,7 @@
 """The uncertainty judge against labelled cases, the shipped pairs and arbitrary text."""
 
-import json
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,14 +9,9 @@ from hypothesis import strategies as st
 
 from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.judge.uncertainty import judge_uncertainty
+from tests.judge.cases import labelled
 
-CASES = [
-    json.loads(line)
-    for line in Path(__file__)
-    .with_name("uncertainty_cases.jsonl")
-    .read_text(encoding="utf-8")
-    .splitlines()
-]
+CASES = labelled("uncertainty")
 PAIRS = load_behavior("uncertainty").pairs
 
 

@@ -116,7 +116,7 @@ def test_the_end_of_thinking_is_the_token_that_the_vocabulary_has_for_it() -> No
     tokenizer.add_tokens(["<think>", "</think>"])
     for thinking in (False, True):
         chat = ChatFormat(TokenizerWrapper(tokenizer), "tiny", thinking)
-        assert chat.thinking_end == tokenizer.convert_tokens_to_ids("</think>")
+        assert chat.thinking_end == (tokenizer.convert_tokens_to_ids("</think>"),)
         assert chat.thinks(chat.prompt_ids("Hi")) is thinking
         # Some templates open the thinking themselves, whatever they are asked.
         assert chat.thinks([*chat.prompt_ids("Hi"), *chat.response_ids("<think>")])

@@ -268,7 +268,7 @@ def test_a_folder_is_built_once_under_another_name_first(tmp_path: Path) -> None
     seen: list[Path] = []
 
     def make(part: Path) -> None:
-        assert not target.exists() and not part.exists() and part.parent.parent == target.parent
+        assert not target.exists() and not part.exists() and part.parent == target.parent
         part.mkdir()
         (part / "file").write_text("content")
         seen.append(part)

@@ -8,6 +8,7 @@ import pytest
 
 from mlx_steer.errors import RunError
 from mlx_steer.metrics import load_run
+from mlx_steer.metrics.metrics_file import read_metrics
 from mlx_steer.report import findings, markdown, plots, write_report
 from mlx_steer.report.page import browser_data, script_json
 from tests.helpers.synthetic_run import CHOICE, REFUSAL, Synthetic, row_key, small_run
@@ -416,5 +417,6 @@ def test_two_thousand_rows_are_reported_in_seconds(tmp_path):
 
 @without_plots
 def test_a_headline_needs_no_more_than_the_metrics(folder):
-    metrics = json.loads(write_report(folder).metrics.read_text())
+    write_report(folder)
+    metrics = read_metrics(folder)
     assert findings.headline(metrics)[0] in report_text(folder).replace("\\", "")

@@ -19,8 +19,28 @@ from hypothesis import strategies as st
 
 from mlx_steer.errors import RunError
 from mlx_steer.run.directory import RunDirectory, json_line, json_text, parse_lines
+from mlx_steer.run.records import Row, Score, record_json
 
-ROWS = [{"key": f"{i:032x}", "tokens": [i, i + 1], "text": "a\nb\u2028c"} for i in range(40)]
+ROWS = [
+    Row(
+        key=f"{i:032x}",
+        prompt_id="p",
+        condition="base",
+        prompt="What is it?",
+        set="target",
+        split="test",
+        prompt_tokens=9,
+        tokens=(i, i + 1),
+        text="a\nb\u2028c",
+        finish_reason="stop",
+        margin=None,
+    )
+    for i in range(40)
+]
+
+
+def line(row: Row) -> str:
+    return json_line(record_json(row))
 
 
 @pytest.fixture
@@ -36,54 +56,54 @@ def test_rows_come_back_as_they_were_appended(run: RunDirectory) -> None:
     run.append("rows.jsonl", ROWS[:3])
     run.append("rows.jsonl", [])
     run.append("rows.jsonl", ROWS[3:])
-    assert run.read("rows.jsonl") == ROWS
+    assert run.read("rows.jsonl", Row) == ROWS
 
 
 def test_a_run_without_rows_has_none(run: RunDirectory) -> None:
-    assert run.read("rows.jsonl") == []
+    assert run.read("rows.jsonl", Row) == []
 
 
 def test_a_torn_last_line_is_cut_off_at_every_length(run: RunDirectory) -> None:
     path = run.folder / "rows.jsonl"
-    whole, last = json_line(ROWS[0]).encode(), json_line(ROWS[1]).encode()
+    whole, last = line(ROWS[0]).encode(), line(ROWS[1]).encode()
     for length in range(len(last)):
         path.write_bytes(whole + last[:length])
-        assert run.read("rows.jsonl") == ROWS[:1]
+        assert run.read("rows.jsonl", Row) == ROWS[:1]
         assert path.read_bytes() == whole
 
 
 def test_rows_appended_after_a_torn_line_are_whole(run: RunDirectory) -> None:
     path = run.folder / "rows.jsonl"
-    path.write_bytes(json_line(ROWS[0]).encode() + b'{"key": "half')
+    path.write_bytes(line(ROWS[0]).encode() + b'{"key": "half')
     run.append("rows.jsonl", ROWS[1:3])
-    assert run.read("rows.jsonl") == ROWS[:3]
+    assert run.read("rows.jsonl", Row) == ROWS[:3]
 
 
 def test_a_file_of_one_torn_line_becomes_empty(run: RunDirectory) -> None:
     (run.folder / "rows.jsonl").write_bytes(b"\0" * 4096)  # what a power cut may leave
     run.append("rows.jsonl", ROWS[:1])
-    assert run.read("rows.jsonl") == ROWS[:1]
+    assert run.read("rows.jsonl", Row) == ROWS[:1]
 
 
-@pytest.mark.parametrize("line", [b"{", b"5", b"[]", b"{}", b'{"key": 5}', b"\xff", b"[" * 9999])
-def test_a_damaged_line_is_named(run: RunDirectory, line: bytes) -> None:
-    good = json_line(ROWS[0]).encode()
-    (run.folder / "rows.jsonl").write_bytes(good + line + b"\n" + good)
-    with pytest.raises(RunError, match=r"line 2 of .*rows\.jsonl is damaged; remove that line"):
-        run.read("rows.jsonl")
+@pytest.mark.parametrize("bad", [b"{", b"5", b"[]", b"{}", b'{"key": 5}', b"\xff", b"[" * 9999])
+def test_a_damaged_line_is_named(run: RunDirectory, bad: bytes) -> None:
+    good = line(ROWS[0]).encode()
+    (run.folder / "rows.jsonl").write_bytes(good + bad + b"\n" + good)
+    with pytest.raises(RunError, match=r"line 2 of .*rows\.jsonl is damaged .*; remove that line"):
+        run.read("rows.jsonl", Row)
 
 
 @pytest.mark.parametrize("tokens", ["ab", [-1], [True], [1.0], ["a"], [2**40], {}, None])
 def test_tokens_that_are_none_are_damage(run: RunDirectory, tokens: Any) -> None:
-    (run.folder / "rows.jsonl").write_text(json.dumps({"key": "a", "tokens": tokens}) + "\n")
-    with pytest.raises(RunError, match="line 1"):
-        run.read("rows.jsonl")
+    (run.folder / "rows.jsonl").write_text(json_line({**record_json(ROWS[0]), "tokens": tokens}))
+    with pytest.raises(RunError, match=r"line 1 .*tokens"):
+        run.read("rows.jsonl", Row)
 
 
 def test_an_empty_line_is_no_damage(run: RunDirectory) -> None:
-    good = json_line(ROWS[0])
+    good = line(ROWS[0])
     (run.folder / "rows.jsonl").write_text(f"{good}\n  \n{good}")
-    assert run.read("rows.jsonl") == [ROWS[0], ROWS[0]]
+    assert run.read("rows.jsonl", Row) == [ROWS[0], ROWS[0]]
 
 
 _JSON = st.recursive(
@@ -111,10 +131,10 @@ def test_a_record_is_one_line_whatever_it_holds(record: dict[str, Any]) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_as_records_or_refused(data: bytes) -> None:
     try:
-        records = list(parse_lines(data, Path("rows.jsonl")))
+        records = parse_lines(data, Path("scores.jsonl"), Score)
     except RunError:
         return
-    assert all(isinstance(record["key"], str) for record in records)
+    assert all(isinstance(record.key, str) for record in records)
 
 
 # --- whole files ---------------------------------------------------------------------------------
@@ -158,9 +178,9 @@ def test_json_text_is_the_same_for_the_same_value() -> None:
 def test_bookkeeping_that_is_damaged_counts_as_none(run: RunDirectory, content: str | None) -> None:
     if content is not None:
         (run.folder / "book.json").write_text(content)
-    assert run.read_json("book.json") == {}
-    run.write_json("book.json", {"a": 1})
-    assert run.read_json("book.json") == {"a": 1}
+    assert run.read_record("book.json", Score) is None
+    run.write_record("book.json", Score(key="a"))
+    assert run.read_record("book.json", Score) == Score(key="a")
 
 
 # --- a full disk, a read-only one, a directory that goes away ------------------------------------
@@ -195,9 +215,9 @@ def test_a_full_disk_costs_no_finished_row(
     ):
         run.append("rows.jsonl", ROWS[5:])
     assert "\n" not in str(error.value)
-    assert run.read("rows.jsonl") == ROWS[:5]
+    assert run.read("rows.jsonl", Row) == ROWS[:5]
     run.append("rows.jsonl", ROWS[5:])
-    assert run.read("rows.jsonl") == ROWS
+    assert run.read("rows.jsonl", Row) == ROWS
 
 
 def test_a_file_size_limit_of_the_system_costs_no_finished_row(run: RunDirectory) -> None:
@@ -210,7 +230,7 @@ def test_a_file_size_limit_of_the_system_costs_no_finished_row(run: RunDirectory
             run.append("rows.jsonl", ROWS[5:])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert run.read("rows.jsonl") == ROWS[:5]
+    assert run.read("rows.jsonl", Row) == ROWS[:5]
 
 
 @contextmanager
@@ -232,10 +252,10 @@ def test_a_disk_that_fills_up_costs_no_finished_row(tmp_path: Path) -> None:
         written = 0
         with pytest.raises(RunError, match="No space left"):
             for row in ROWS * 1000:
-                run.append("rows.jsonl", [{**row, "text": "x" * 999}])
+                run.append("rows.jsonl", [row.model_copy(update={"text": "x" * 999})])
                 written += 1
         assert written > 10
-        assert len(run.read("rows.jsonl")) == written
+        assert len(run.read("rows.jsonl", Row)) == written
         with pytest.raises(RunError, match="No space left"):
             run.write("report.md", "x" * 99_999)
         assert "report.md" not in os.listdir(run.folder)
@@ -271,7 +291,7 @@ def test_a_disk_that_becomes_read_only_keeps_its_rows(
         patch.setattr(os, "open", refuse)
         with pytest.raises(RunError, match="Read-only file system"):
             write(run)
-    assert run.read("rows.jsonl") == ROWS[:5]
+    assert run.read("rows.jsonl", Row) == ROWS[:5]
 
 
 @pytest.mark.parametrize("write", WRITES)
@@ -414,7 +434,7 @@ def test_ctrl_c_waits_for_the_end_of_a_write(
     for name in ("rows.jsonl", "run.log"):
         path = run.folder / name
         assert not path.exists() or path.read_text().endswith("\n")
-    assert run.read("rows.jsonl") in ([], ROWS[5:6])
+    assert run.read("rows.jsonl", Row) in ([], ROWS[5:6])
     assert not list(run.folder.glob("*.part"))
 
 
@@ -425,12 +445,12 @@ def test_fresh_keeps_the_old_directory_beside_the_new_one(tmp_path: Path) -> Non
     folder = tmp_path / "run"
     for number in range(3):
         with RunDirectory.open(folder, fresh=True) as run:
-            assert run.read("rows.jsonl") == []
+            assert run.read("rows.jsonl", Row) == []
             run.append("rows.jsonl", ROWS[number : number + 1])
     kept = sorted(path for path in tmp_path.iterdir() if path != folder)
     assert len(kept) == 2
     texts = {(path / "rows.jsonl").read_text() for path in kept}
-    assert texts == {json_line(row) for row in ROWS[:2]}
+    assert texts == {line(row) for row in ROWS[:2]}
 
 
 @pytest.mark.parametrize("name", [".", "../run", "..", "sub/.."])
@@ -443,7 +463,7 @@ def test_fresh_works_on_the_directory_one_is_in(
     (folder / "sub").mkdir()
     monkeypatch.chdir(folder / "sub" if name == ".." else folder)
     with RunDirectory.open(name, fresh=True) as run:
-        assert run.read("rows.jsonl") == []
+        assert run.read("rows.jsonl", Row) == []
     assert len([path for path in tmp_path.iterdir() if path.name.startswith("run.")]) == 1
     assert not (folder / "rows.jsonl").exists()
 
@@ -482,8 +502,8 @@ def test_a_damaged_manifest_does_not_keep_a_run_from_going_on(
 def test_a_run_of_another_version_is_left_alone_unless_one_starts_over(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "manifest.json").write_text('{"format_version": 2}')
-    with pytest.raises(RunError, match=r"format 2, this is 1.*--fresh"), RunDirectory.open(folder):
+    (folder / "manifest.json").write_text('{"format_version": 3}')
+    with pytest.raises(RunError, match=r"format 3, this is 2.*--fresh"), RunDirectory.open(folder):
         pass
     with RunDirectory.open(folder, fresh=True):
         assert not (folder / "manifest.json").exists()

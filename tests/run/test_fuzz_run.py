@@ -12,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_steer.metrics import compute_metrics, judged, load_run
-from mlx_steer.report import lookup, markdown, sections
-from mlx_steer.run.directory import RunDirectory, json_text
+from mlx_steer.metrics.metrics_file import metrics_text
+from mlx_steer.report import markdown, sections
+from mlx_steer.report.measured_effect import measured_effect
+from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.reader import read_labels
+from mlx_steer.run.records import Manifest, Row, Score
 from mlx_steer.vectors import load_vectors
 from mlx_steer.vectors.model_card import model_card
-from tests.helpers import fuzz, small_run
+from tests.helpers import behaviors, fuzz, small_run
 from tests.helpers.tiny import tiny_folder
 
 FILES = ["manifest.json", "behavior.json", "conditions.json", "choice.json", "gate.json"]
@@ -28,7 +31,7 @@ FILES += ["separation.json", "prompts.jsonl", "rows.jsonl", "scores.jsonl"]
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     model = tiny_folder("llama", folder / "model")
-    behavior = small_run.behavior_folder(folder / "behavior", prompts=1, gate=True)
+    behavior = behaviors.behavior_folder(folder / "behavior", prompts=1, gate=True)
     changes: dict[str, Any] = {
         "extract": {"layers": [2]},
         "sweep": {"strengths": [1.0], "system_prompts": ["detailed"]},
@@ -58,10 +61,9 @@ def test_no_file_gives_anything_but_a_report_or_an_error(file: str, finished: Pa
         def report() -> None:
             found = load_run(run)
             metrics = compute_metrics(found)
-            json_text(metrics).encode()
+            metrics_text(metrics).encode()
             document = sections.build(found, judged(found), metrics, frozenset())
             markdown.render(document).encode()
-            lookup.main_names(metrics)
 
         @settings(max_examples=15, deadline=None)
         @given(spoiled(finished / file))
@@ -79,9 +81,9 @@ def test_no_bookkeeping_keeps_a_run_from_going_on(finished: Path) -> None:
 
         def open_and_read() -> None:
             with RunDirectory.open(run) as directory:
-                assert isinstance(directory.read_json("manifest.json"), dict)
-                for name in ("rows.jsonl", "scores.jsonl"):
-                    assert all(isinstance(one["key"], str) for one in directory.read(name))
+                directory.read_record("manifest.json", Manifest)
+                assert all(row.key for row in directory.read("rows.jsonl", Row))
+                directory.read("scores.jsonl", Score)
 
         @settings(max_examples=40, deadline=None)
         @given(
@@ -112,18 +114,19 @@ def test_no_labels_give_anything_but_verdicts_or_an_error(data: bytes) -> None:
 
 
 def test_no_metrics_give_anything_but_a_card_or_an_error(finished: Path) -> None:
-    good = json.loads(json_text(compute_metrics(load_run(finished))))
+    good = json.loads(metrics_text(compute_metrics(load_run(finished))))
     vectors = load_vectors(finished / "vectors")
     with tempfile.TemporaryDirectory() as parent:
         run = Path(parent) / "run"
         shutil.copytree(finished / "vectors", run / "vectors")
-        kept = {key: good[key] for key in ("behavior", "test", "select", "controls")}
 
         @settings(max_examples=40, deadline=None)
-        @given(fuzz.json_files(kept))
+        @given(fuzz.json_files(good))
         def check(data: bytes) -> None:
             (run / "metrics.json").write_bytes(data)
-            card: Callable[[], str] = lambda: model_card(vectors, "org/name", run)  # noqa: E731
+            card: Callable[[], str] = lambda: model_card(  # noqa: E731
+                vectors, "org/name", measured_effect(vectors, run)
+            )
             text = fuzz.read_or_refused(card)
             if text is not None:
                 text.encode()

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,10 @@ import yaml
 from huggingface_hub import constants
 
 from mlx_steer.conditions import Gate
-from mlx_steer.errors import VectorError
+from mlx_steer.errors import RunError, VectorError
 from mlx_steer.metrics import compute_metrics, load_run
+from mlx_steer.metrics.metrics_file import metrics_text
+from mlx_steer.report.measured_effect import measured_effect
 from mlx_steer.vectors import GateInfo, SteeringVector, SteeringVectorSet, load_vectors
 from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.share import pull_vectors, push_vectors, resolve_revision
@@ -73,7 +74,7 @@ def with_gate(vectors: SteeringVectorSet) -> SteeringVectorSet:
 
 def measured(folder: Path, **choice: Any) -> Path:
     run = small_run(folder).write({**CHOICE, **choice})
-    (run / "metrics.json").write_text(json.dumps(compute_metrics(load_run(run))))
+    (run / "metrics.json").write_text(metrics_text(compute_metrics(load_run(run))))
     return run
 
 
@@ -339,7 +340,8 @@ def test_the_base_model_is_named_only_if_the_hub_knows_it(
 def test_the_card_gives_the_measured_effect_with_intervals(
     hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
-    push_vectors(folder, NAME, run=measured(tmp_path / "run"))
+    effect = measured_effect(load_vectors(folder), measured(tmp_path / "run"))
+    push_vectors(folder, NAME, effect=effect)
     card = hub.repos[NAME].files["README.md"].decode()
     assert "| condition | refused, harmful prompts | refused, benign prompts |" in card
     assert (
@@ -357,7 +359,8 @@ def test_the_card_says_when_no_cell_met_the_limits(
     vectors: SteeringVectorSet, tmp_path: Path
 ) -> None:
     run = measured(tmp_path / "run", met_limits=False)
-    assert "No cell of the sweep met the limits" in model_card(vectors, NAME, run)
+    card = model_card(vectors, NAME, measured_effect(vectors, run))
+    assert "No cell of the sweep met the limits" in card
 
 
 def test_a_run_of_other_vectors_is_no_evidence_for_these(
@@ -372,23 +375,21 @@ def test_a_run_of_other_vectors_is_no_evidence_for_these(
     ]
     for one in other:
         with pytest.raises(VectorError, match="was not measured with these vectors"):
-            model_card(one, NAME, run)
+            measured_effect(one, run)
     part = SteeringVectorSet([vectors[8]], vectors.metadata)
-    assert "3 of 4" in model_card(part, NAME, run)
+    assert "3 of 4" in model_card(part, NAME, measured_effect(part, run))
 
 
 def test_a_run_without_a_report_says_how_to_make_one(
     vectors: SteeringVectorSet, tmp_path: Path
 ) -> None:
     run = small_run(tmp_path / "run").write(CHOICE)
-    with pytest.raises(
-        VectorError, match=r"metrics\.json is missing; write it with: mlx-steer rep"
-    ):
-        model_card(vectors, NAME, run)
+    with pytest.raises(RunError, match=r"metrics\.json is missing; write it with: mlx-steer rep"):
+        measured_effect(vectors, run)
     for text in ("{", "{}", "[]"):
         (run / "metrics.json").write_text(text)
-        with pytest.raises(VectorError, match="mlx-steer report"):
-            model_card(vectors, NAME, run)
+        with pytest.raises(RunError, match="mlx-steer report"):
+            measured_effect(vectors, run)
 
 
 def test_nothing_in_the_metadata_can_begin_a_new_block_or_cell(vectors: SteeringVectorSet) -> None:

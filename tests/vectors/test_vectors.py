@@ -29,6 +29,7 @@ from mlx_steer.vectors import (
     compare_vectors,
     load_vectors,
 )
+from tests.helpers import vector_sets
 
 ROOT = Path(__file__).parents[2]
 SIZE, NUM_LAYERS = 8, 32
@@ -36,18 +37,8 @@ EXTREME = float(np.finfo(np.float32).max)
 
 
 def metadata(**changes: Any) -> VectorMetadata:
-    values: dict[str, Any] = {
-        "behavior": "refusal",
-        "method": "mean_difference",
-        "token_position": "last",
-        "hidden_size": SIZE,
-        "num_layers": NUM_LAYERS,
-        "model": model_info(),
-        "chat_template_sha256": "a" * 64,
-        "dataset": DatasetInfo(name="refusal", sha256="b" * 64, pairs=50),
-        "seed": 7,
-    }
-    return VectorMetadata(**(values | changes))
+    own: dict[str, Any] = {"num_layers": NUM_LAYERS, "model": model_info(), "seed": 7}
+    return vector_sets.metadata(**(own | changes))
 
 
 def model_info(**changes: Any) -> ModelInfo:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from mlx_steer.errors import VectorError
-from mlx_steer.vectors.metadata import ModelInfo, SourceInfo, VectorMetadata, problem
+from mlx_steer.files import problems
+from mlx_steer.vectors.metadata import ModelInfo, SourceInfo, VectorMetadata
 from mlx_steer.vectors.vector import SteeringVector
 from mlx_steer.vectors.vector_set import SteeringVectorSet
 
@@ -127,7 +128,7 @@ def own_metadata(text: object, path: Path) -> VectorMetadata:
     try:
         return VectorMetadata.model_validate(json.loads(str(text)))
     except ValidationError as error:
-        what = "; ".join(problem(one["type"], one["loc"], one["msg"]) for one in error.errors()[:3])
+        what = "; ".join(problems(error, VectorMetadata)[:3])
     except (ValueError, RecursionError) as error:
         what = str(error)
     raise VectorError(f"{path}: its record of mlx-steer is damaged ({what[:300]}); export again")
