@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from mlx_steer.behaviors import ContrastPair, PromptItem, load_behavior
     from mlx_steer.conditions import Condition, Intervention
     from mlx_steer.engine.complete import complete
+    from mlx_steer.engine.guard import load_model
     from mlx_steer.engine.jobs import Completion, Job
     from mlx_steer.engine.steered import steered
     from mlx_steer.extraction.pairs import extract
     from mlx_steer.judge import Judgement, judge_refusal
-    from mlx_steer.model.load import Model, load_model
+    from mlx_steer.model.load import Model
     from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
 
 __version__ = "0.1.0"
@@ -46,7 +47,7 @@ _HOMES = {
     "extract": "extraction.pairs",
     "judge_refusal": "judge",
     "load_behavior": "behaviors",
-    "load_model": "model.load",
+    "load_model": "engine.guard",
     "load_vectors": "vectors",
     "steered": "engine.steered",
 }

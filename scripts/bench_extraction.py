@@ -22,9 +22,10 @@ from measuring import Json, in_turn, publish, ratio
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.engine.capture import TOKENS_PER_PASS
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.steering import steerable
 from mlx_steer.extraction.pairs import extract
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.vectors import SteeringVectorSet
 
 Sequences = list[tuple[list[int], list[int], list[int]]]

@@ -24,15 +24,17 @@ from measuring import Json, publish, timed
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition
+from mlx_steer.engine.batch import Batch
 from mlx_steer.engine.complete import completions
-from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.decode import Decoder
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.steered import steered
 from mlx_steer.engine.steering import steerable
 from mlx_steer.experiment import condition_sets as design
 from mlx_steer.extraction.pairs import extract
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.vectors import SteeringVectorSet
 
 LAYERS, STRENGTHS = (9, 12, 15, 18, 21), (0.5, 1.0, 1.5)

@@ -20,8 +20,9 @@ from measuring import Json, machine, publish
 
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.complete import complete
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 
 HEAD_TOKENS = 20
 

@@ -25,11 +25,13 @@ from rich.console import Console
 from rich.table import Table
 
 from mlx_steer.conditions import Condition, Intervention
+from mlx_steer.engine.batch import Row
 from mlx_steer.engine.complete import complete
-from mlx_steer.engine.decode import Decoder, Row
+from mlx_steer.engine.decode import Decoder
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.memory import estimate
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.model.size import weight_bytes_of
 from mlx_steer.vectors import ModelInfo
 

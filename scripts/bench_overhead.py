@@ -22,13 +22,14 @@ from measuring import Json, in_turn, publish, ratio
 
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.admit import Admission
-from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.batch import Batch
+from mlx_steer.engine.decode import Decoder
+from mlx_steer.engine.forward import Forward
+from mlx_steer.engine.guard import forward_of, load_model
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.planned_cache import PlannedCache
 from mlx_steer.engine.prefill import Prefill
 from mlx_steer.engine.row_plan import Plan
-from mlx_steer.engine.steering import Site, steerable
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 
 PROMPT_TOKENS = 48
 
@@ -49,12 +50,12 @@ def conditions(model: Model, rows: int, layers: Sequence[int]) -> list[Condition
     return made
 
 
-def batch_of(model: Model, sites: list[Site], chosen: Sequence[Condition]) -> Batch:
+def batch_of(model: Model, forward: Forward, chosen: Sequence[Condition]) -> Batch:
     """One batch of rows that are ready to decode, a prompt and a condition each."""
     rng, size = np.random.default_rng(1), int(model.config["vocab_size"])
     prompts = rng.integers(10, size, (len(chosen), PROMPT_TOKENS)).tolist()
     jobs = [Job(str(i), tuple(prompts[i]), c) for i, c in enumerate(chosen)]
-    return Admission(model, sites, jobs, max_tokens=256).admit(jobs)
+    return Admission(model, forward, Sampling(256), jobs).admit(jobs)
 
 
 def measure(model: Model, rows: int, layers: Sequence[int], pairs: int) -> Json:
@@ -63,14 +64,14 @@ def measure(model: Model, rows: int, layers: Sequence[int], pairs: int) -> Json:
 
     base = [Condition("base")] * rows
     with ExitStack() as stack:
-        sites = stack.enter_context(steerable(model.network))
+        forward = stack.enter_context(forward_of(model.network))
         stack.enter_context(wired_limit(model.network))
-        decoder = Decoder(model, sites, Sampling(1_000_000))
+        decoder = Decoder(model, forward)
         decoder._stop_ids = frozenset()  # no row may leave: the batches must stay alike
         batches = {
-            "unsteered": batch_of(model, sites, base),
-            "unsteered again": batch_of(model, sites, base),
-            "steered": batch_of(model, sites, conditions(model, rows, layers)),
+            "unsteered": batch_of(model, forward, base),
+            "unsteered again": batch_of(model, forward, base),
+            "steered": batch_of(model, forward, conditions(model, rows, layers)),
         }
         steps = {name: lambda b=b: decoder.step(b) for name, b in batches.items()}
         in_turn(steps, 2)
@@ -90,14 +91,13 @@ def measure(model: Model, rows: int, layers: Sequence[int], pairs: int) -> Json:
 
 def operations(model: Model, rows: int, layers: Sequence[int]) -> int:
     """Operations in the graph of one decode step with plans at some layers."""
-    with steerable(model.network) as sites:
-        caches = Prefill(model.network, sites).run([[1, 2, 3]] * rows).caches
-        for layer in layers:
-            shift = mx.ones((rows, 1, model.hidden_size), model.dtype)
-            caches[layer] = PlannedCache(caches[layer], Plan(shift))
-        mx.eval([c.state for c in caches], [c.plan.shift for c in caches if hasattr(c, "plan")])
+    with forward_of(model.network) as forward:
+        caches = Prefill(forward).run([[1, 2, 3]] * rows).caches
+        shift = mx.ones((rows, 1, model.hidden_size), model.dtype)
+        mx.eval([c.state for c in caches], shift)
         graph = StringIO()
-        mx.export_to_dot(graph, model.network(mx.ones((rows, 1), mx.int32), cache=caches))
+        plans = {layer: Plan(shift) for layer in layers}
+        mx.export_to_dot(graph, forward.step(mx.ones((rows,), mx.int32), caches, plans))
     return graph.getvalue().count("shape=rectangle")
 
 

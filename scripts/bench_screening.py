@@ -20,6 +20,7 @@ from scipy.stats import spearmanr
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition
 from mlx_steer.config import parse_config
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.jobs import Job
 from mlx_steer.engine.screening import opening_tokens, screen
 from mlx_steer.errors import SteerError
@@ -28,7 +29,7 @@ from mlx_steer.experiment.execute import run_experiment
 from mlx_steer.experiment.program import lean, screening_rank
 from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics import Cell, RunData, cell_of, choose_cell, judged, load_run
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.records import Lean
 

@@ -16,9 +16,10 @@ from typing import Any
 import click
 
 import mlx_steer  # puts OpenBLAS in front of MLX
+from mlx_steer.engine.guard import load_model
 from mlx_steer.errors import SteerError
 from mlx_steer.extraction.pairs import extract
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.vectors import LayerComparison, SteeringVectorSet, compare_vectors
 
 PRECISIONS = ("bfloat16", "8-bit", "4-bit")

@@ -355,9 +355,9 @@ def flat_rows(config: Path, rows: int, say: Callable[..., None]) -> Json:
     from mlx_steer.conditions import Condition, Intervention
     from mlx_steer.config import load_config
     from mlx_steer.engine.complete import completions
+    from mlx_steer.engine.guard import load_model
     from mlx_steer.engine.jobs import Job, Sampling
     from mlx_steer.experiment.plan import batch_for
-    from mlx_steer.model.load import load_model
 
     experiment = load_config(config)
     behavior = load_behavior(experiment.behavior)

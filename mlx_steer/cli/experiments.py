@@ -103,8 +103,8 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
     """
     from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.vectors import print_vectors
+    from mlx_steer.engine.guard import load_model
     from mlx_steer.extraction.pairs import pair_states
-    from mlx_steer.model.load import load_model
 
     data, how = load_behavior(behavior), extraction_settings(options)
     method = how.pop("method", "mean_difference")

@@ -59,9 +59,9 @@ def fit(
     from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.output import console, safe
     from mlx_steer.config import GateConfig, parse_section
+    from mlx_steer.engine.guard import load_model
     from mlx_steer.experiment.condition_sets import resolve_system_prompt
     from mlx_steer.extraction.gates import fit_gate
-    from mlx_steer.model.load import load_model
     from mlx_steer.vectors import load_vectors
 
     given = {"layers": layers, "false_positive_rate": false_positive_rate}

@@ -33,7 +33,8 @@ def doctor(speed: bool | None, as_json: bool, **options: Any) -> None:
     Without --model, tiny random models are checked. Exit code 1 if a check fails.
     """
     from mlx_steer.checks.doctor import examine
-    from mlx_steer.model.load import Model, load_model
+    from mlx_steer.engine.guard import load_model
+    from mlx_steer.model.load import Model
 
     settings = model_settings(options)
 

@@ -142,8 +142,8 @@ class _Pair:
     def __init__(self, options: dict[str, Any]) -> None:
         from mlx_steer.cli.output import safe
         from mlx_steer.conditions import Condition, Intervention
+        from mlx_steer.engine.guard import load_model
         from mlx_steer.engine.jobs import Sampling
-        from mlx_steer.model.load import load_model
         from mlx_steer.vectors import load_vectors
 
         self.scope: Scope = options["scope"]

@@ -13,8 +13,10 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_steer.engine.prefill import Ids, Prefill, common_head, join, make_room, take_rows
-from mlx_steer.engine.steering import steerable
+from mlx_steer.engine.caches import join, make_room, take_rows
+from mlx_steer.engine.forward import Ids
+from mlx_steer.engine.guard import forward_of
+from mlx_steer.engine.prefill import Prefill, common_head
 from mlx_steer.model.load import Model
 
 # Of prompts and responses together: bounds the caches that are held.
@@ -46,8 +48,8 @@ def response_states(
     top = max(layers)
     out: list[list[dict[int, NDArray[np.float32]]]] = [[{} for _ in r] for r in responses]
     costs = [len(p) + sum(map(len, r)) for p, r in zip(prompts, responses, strict=True)]
-    with steerable(model.network) as sites:
-        prefill = Prefill(model.network, sites)
+    with forward_of(model.network) as forward:
+        prefill = Prefill(forward)
         shared = common_head(prompts, spare=1)
         head = prefill.run([prompts[0][:shared]], top=top) if shared else None
         for chunk in batches(costs, TOKENS_AT_ONCE, pass_cost=TOKENS_AT_ONCE):
@@ -117,8 +119,8 @@ def prompt_states(
         By layer: float32, shape (prompts, hidden_size).
     """
     states = {k: np.zeros((len(prompts), model.hidden_size), np.float32) for k in layers}
-    with steerable(model.network) as sites:
-        prefill = Prefill(model.network, sites)
+    with forward_of(model.network) as forward:
+        prefill = Prefill(forward)
         shared = common_head(prompts, spare=1)
         head = prefill.run([prompts[0][:shared]], top=max(layers)) if shared else None
         for batch in batches([len(p) - shared for p in prompts], TOKENS_PER_PASS):

@@ -16,9 +16,10 @@ import mlx.core as mx
 
 from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.admit import Admission
-from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.batch import Batch
+from mlx_steer.engine.decode import Decoder
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Completion, Job, Sampling, check_jobs, take_waves, waves
-from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 
@@ -56,24 +57,34 @@ def completions(
 
     check_jobs(model, jobs, sampling, batch_size)
     waiting = waves(jobs, batch_size)
-    with steerable(model.network) as sites, wired_limit(model.network):
-        if any(site.plan is not None for site in sites):
+    with forward_of(model.network) as forward, wired_limit(model.network):
+        if any(site.plan is not None for site in forward.sites):
             raise GenerationError(
                 "jobs cannot run inside steered(...); give the steering as their conditions"
             )
-        admission = Admission(model, sites, jobs, sampling.max_tokens)
-        decoder = Decoder(model, sites, sampling)
+        admission = Admission(model, forward, sampling, jobs)
+        decoder = Decoder(model, forward)
         batch: Batch | None = None
         while waiting or batch is not None:
-            parts = [] if batch is None else [batch]
-            while wave := take_waves(waiting, batch_size - sum(map(len, parts))):
-                if batch is not None:
-                    batch.drop_finished()
-                parts.append(admission.admit(wave))
-            batch = Batch.joined(parts)
-            parts.clear()  # their caches live on in the joined batch
+            if batch is None:
+                batch = _with_more([], waiting, admission, batch_size)
+            elif waiting and len(waiting[0]) <= batch_size - len(batch):
+                if batch.flight is not None:  # rows join between steps
+                    on_tokens(len(batch))
+                    yield from decoder.land(batch)
+                batch.drop_finished()
+                batch = _with_more([batch] if len(batch) else [], waiting, admission, batch_size)
             on_tokens(len(batch))
             yield from decoder.step(batch)
             if not len(batch):
                 batch = None
                 mx.clear_cache()
+
+
+def _with_more(
+    parts: list[Batch], waiting: list[list[Job]], admission: Admission, batch_size: int
+) -> Batch:
+    """Batches and as many waiting jobs as there is room for, which are taken from the list."""
+    while wave := take_waves(waiting, batch_size - sum(map(len, parts))):
+        parts.append(admission.admit(wave))
+    return Batch.joined(parts)

@@ -16,8 +16,9 @@ from mlx_steer.config import BATCH_SIZE
 from mlx_steer.model.machine import has_metal, too_large, working_set
 from mlx_steer.model.shape import Shape
 
-# A join or a growing cache is rewritten layer by layer, and some layers are under way at a time.
-_LAYERS_UNDER_WAY = 2
+# A join or a growing cache is rewritten layer by layer, and some layers are under way at a time,
+# the more since a step begins before the last one has ended.
+_LAYERS_UNDER_WAY = 3
 # What comes on top of the weights is known to within this part.
 UNCERTAINTY = 0.3
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)

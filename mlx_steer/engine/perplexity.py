@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.prefill import Prefill, Prefilled
-from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 
 # Logits held at a time: rows x tokens x vocabulary.
@@ -57,8 +57,8 @@ def perplexities(
     for answer in sorted(answers, key=lambda a: a.key):
         groups.setdefault(answer.ids, []).append(answer)
     vocabulary = int(model.config.get("vocab_size") or 50_000)
-    with steerable(model.network) as sites:
-        prefill = Prefill(model.network, sites)
+    with forward_of(model.network) as forward:
+        prefill = Prefill(forward)
         heads: dict[tuple[int, ...], Prefilled] = {}
         for ids, group in sorted(groups.items(), key=lambda g: (len(g[0]), g[0])):
             scored: list[tuple[str, float | None]] = [(a.key, None) for a in group if not a.tokens]
@@ -72,7 +72,7 @@ def perplexities(
             step = max(1, LOGITS_AT_ONCE // (longest * vocabulary))
             for i in range(0, len(full), step):
                 part = full[i : i + step]
-                start = base.rows([0] * len(part)) if base else prefill.fresh(len(part))
+                start = base.rows([0] * len(part)) if base else prefill.forward.fresh(len(part))
                 logits = prefill.logits([(ids[-1], *a.tokens[:-1]) for a in part], start)
                 scored += zip((a.key for a in part), _perplexity(logits, part), strict=True)
             yield scored

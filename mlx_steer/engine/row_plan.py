@@ -44,13 +44,6 @@ class Plan:
         chosen = mx.array(list(indices))
         return Plan(self.shift[chosen], None if self.basis is None else self.basis[chosen])
 
-    def with_rows(self, indices: Sequence[int], plans: Sequence[Plan]) -> Plan:
-        """This plan with other plans, of one row each, in the place of some rows."""
-        order = list(range(self.shift.shape[0]))
-        for place, index in enumerate(indices, start=len(order)):
-            order[index] = place
-        return Plan.stack([self, *plans]).rows(order)
-
     @staticmethod
     def stack(plans: Sequence[Plan]) -> Plan:
         """Plans of several rows as one; rows without projections get directions of zero."""
@@ -59,6 +52,35 @@ class Plan:
             return Plan(shift)
         most = max(p.basis.shape[1] for p in plans if p.basis is not None)
         return Plan(shift, mx.concatenate([_padded_basis(p, most) for p in plans]))
+
+
+class StagedPlan:
+    """A row's plans, each acting from a position to where the next one begins.
+
+    Args:
+        stages: The positions, in order, and plans of one row; None does nothing.
+        first: The position of the first hidden state it is given.
+    """
+
+    def __init__(self, stages: Sequence[tuple[int, Plan | None]], first: int = 0) -> None:
+        """See the class."""
+        self.stages = stages
+        self.first = first
+
+    def __call__(self, hidden: mx.array) -> mx.array:
+        """Apply the plans to hidden states of shape (1, positions, hidden_size)."""
+        length = hidden.shape[-2]
+        starts = [min(max(start - self.first, 0), length) for start, _ in self.stages]
+        parts = []
+        for (_, plan), start, end in zip(self.stages, starts, [*starts[1:], length], strict=True):
+            if start < end:
+                part = hidden[..., start:end, :]
+                parts.append(part if plan is None else plan(part))
+        return mx.concatenate(parts, axis=-2)
+
+    def moved(self, first: int) -> StagedPlan:
+        """The same for hidden states that begin at another position."""
+        return StagedPlan(self.stages, first)
 
 
 def _padded_basis(plan: Plan, directions: int) -> mx.array:

@@ -15,8 +15,8 @@ import numpy as np
 from mlx_steer.behaviors import Behavior
 from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.admit import Admission
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Job, Sampling, check_jobs, waves
-from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import DataError
 from mlx_steer.model.load import Model
 
@@ -62,11 +62,11 @@ def screen(
     check_jobs(model, jobs, Sampling(1), batch_size)
     scores: dict[str, float] = {}
     tokens = mx.array(list(shown))
-    with steerable(model.network) as sites:
-        admission = Admission(model, sites, jobs, max_tokens=1)
+    with forward_of(model.network) as forward:
+        admission = Admission(model, forward, Sampling(1), jobs)
         for wave in waves(jobs, batch_size):
             batch = admission.admit(wave)
-            logits = model.network(batch.tokens[:, None], cache=batch.caches)[:, -1]
+            logits = forward.step(batch.tokens, batch.caches, batch.plans)
             exact = logits.astype(mx.float32)
             wanted = mx.logsumexp(mx.take(exact, tokens, axis=-1), axis=-1)
             # Not from p: float32 cannot tell 1 - p from 0 where an opening is all but certain.

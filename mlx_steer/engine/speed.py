@@ -12,10 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_steer.engine.planned_cache import PlannedCache
+from mlx_steer.engine.forward import Plans
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.prefill import Prefill
 from mlx_steer.engine.row_plan import Plan
-from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import has_metal
 
@@ -51,39 +51,32 @@ def decode_speed(model: Model, rows: int, seconds: float = _SECONDS) -> DecodeSp
     from mlx_lm.generate import wired_limit
 
     layer = model.num_layers // 2
-    tokens = mx.ones((rows, 1), mx.int32)
-
-    def prefilled() -> list[Any]:
-        with steerable(model.network) as sites:
-            prefill = Prefill(model.network, sites)
-            caches = prefill.fresh(rows)
-            return prefill.run([[1] * _PROMPT_TOKENS] * rows, start=caches).caches
-
-    def step(caches: list[Any]) -> float:
-        start = time.perf_counter()
-        mx.eval(mx.argmax(model.network(tokens, cache=caches)[:, -1], axis=-1))
-        return time.perf_counter() - start
-
-    plain, steered = prefilled(), prefilled()
-    shift = mx.full((rows, 1, model.hidden_size), 0.01, model.dtype)
-    steered[layer] = PlannedCache(steered[layer], Plan(shift))
+    tokens = mx.ones((rows,), mx.int32)
+    plan = Plan(mx.full((rows, 1, model.hidden_size), 0.01, model.dtype))
     times: tuple[list[float], list[float]] = ([], [])
-    deadline = time.perf_counter() + seconds
-    with wired_limit(model.network):
+    with wired_limit(model.network), forward_of(model.network) as forward:
+        prompts = [[1] * _PROMPT_TOKENS] * rows
+        plain, steered = (Prefill(forward).run(prompts).caches for _ in range(2))
+
+        def step(caches: list[Any], plans: Plans) -> float:
+            start = time.perf_counter()
+            mx.eval(mx.argmax(forward.step(tokens, caches, plans), axis=-1))
+            return time.perf_counter() - start
+
+        deadline = time.perf_counter() + seconds
         while len(times[0]) < _WARM_UP + _MOST_STEPS:
             if len(times[0]) > _WARM_UP and time.perf_counter() > deadline:
                 break
-            times[0].append(step(plain))
-            with steerable(model.network):
-                times[1].append(step(steered))
+            times[0].append(step(plain, {}))
+            times[1].append(step(steered, {layer: plan}))
     off, on = (median(found[_WARM_UP:]) for found in times)
     return DecodeSpeed(rows, round(rows / off, 2), round(rows / on, 2))
 
 
 def prefill_speed(model: Model, rows: int, tokens: int = _PROMPT_TOKENS) -> float:
     """Prompt tokens read per second, with so many rows at a time."""
-    with steerable(model.network) as sites:
-        prefill = Prefill(model.network, sites)
+    with forward_of(model.network) as forward:
+        prefill = Prefill(forward)
         prompts = [[1] * tokens] * rows
 
         def once() -> float:

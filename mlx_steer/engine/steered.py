@@ -11,8 +11,10 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_steer.conditions import Float32, Gate, Intervention
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.row_plan import Plan, plan_of
 from mlx_steer.engine.steering import steerable
+from mlx_steer.engine.structure import structure_of
 from mlx_steer.errors import ModelError, VectorError
 from mlx_steer.model.load import Model, decoder_layers
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
@@ -94,6 +96,8 @@ def steered(
 @contextmanager
 def _mapped(network: nn.Module, maps: Mapping[int, Sequence[Map]]) -> Iterator[None]:
     """Apply maps to the outputs of blocks, after what is applied there already."""
+    if maps:
+        structure_of(network)  # raises if its blocks are called in another way
     with steerable(network, list(maps)) as sites:
         before = [site.plan for site in sites]
         for site, added in zip(sites, maps.values(), strict=True):
@@ -112,15 +116,10 @@ def gate_score(network: nn.Module, gate: Gate, prompt: Sequence[int]) -> float:
     Raises:
         ModelError: If the network has no such layer.
     """
-    gate = replace(gate, layer=checked_layer(network, gate.layer))
-    states: list[mx.array] = []
-    with steerable(network, [gate.layer]) as (site,):
-        site.record = states.append
-        try:
-            network(mx.array([list(prompt)]))
-        finally:
-            site.record = None
-    last = np.array(states[0][0, -1].astype(mx.float32)).astype(np.float64)
+    layer = checked_layer(network, gate.layer)
+    with forward_of(network) as forward:
+        hidden = forward.alone(prompt, len(prompt) - 1, {}, keep=[layer]).hidden[layer]
+        last = np.array(hidden[0, -1].astype(mx.float32)).astype(np.float64)
     return float(last @ gate.direction.astype(np.float64)) - gate.threshold
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_steer.model.families import HELP
+from mlx_steer.model.families import HELP, STREAM
 from mlx_steer.model.load import decoder_layers
 
 
@@ -44,13 +44,14 @@ class SteerableLayer(nn.Module):
     """Mixed in front of a decoder block's class: runs the block, then what its site asks for."""
 
     _site: Site
+    _stream: ClassVar[Callable[[Any], int] | None] = None
 
-    def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the block as it is and apply the plans of the site and of the cache."""
         site = self._site
         if site.skip:
-            return x
-        out = site.replay if site.replay is not None else super().__call__(x, *args, **kwargs)
+            return args[0]
+        out = site.replay if site.replay is not None else super().__call__(*args, **kwargs)
         hidden = out[0] if isinstance(out, tuple) else out
         plan = getattr(kwargs.get("cache", args[-1] if args else None), "plan", None)
         if plan is not None:
@@ -58,7 +59,7 @@ class SteerableLayer(nn.Module):
         if site.plan is not None:
             hidden = site.plan(hidden)
         if site.record is not None:
-            site.record(hidden)
+            site.record(hidden if self._stream is None else hidden[self._stream()])
         return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
 
@@ -66,7 +67,8 @@ class SteerableLayer(nn.Module):
 def steerable_class(block: type[nn.Module]) -> type[nn.Module]:
     """The steerable subclass of a decoder block's class, made once."""
     help_first = (HELP[block.__module__],) if block.__module__ in HELP else ()
-    return type(f"Steerable{block.__name__}", (SteerableLayer, *help_first, block), {})
+    members = {"_stream": STREAM[block.__module__]} if block.__module__ in STREAM else {}
+    return type(f"Steerable{block.__name__}", (SteerableLayer, *help_first, block), members)
 
 
 @contextmanager

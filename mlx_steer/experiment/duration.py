@@ -43,8 +43,8 @@ def measured_rates(settings: ModelConfig, rows: int, prompt_tokens: int) -> Rate
     Raises:
         ModelError: If it cannot be loaded.
     """
+    from mlx_steer.engine.guard import load_model
     from mlx_steer.engine.speed import decode_speed, prefill_speed
-    from mlx_steer.model.load import load_model
 
     given = settings.model_dump()
     model = load_model(given.pop("name"), **given)

@@ -16,6 +16,7 @@ import mlx.core as mx
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.config import ExperimentConfig, JudgeModelConfig
+from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.errors import ConfigError, DataError, GenerationError
 from mlx_steer.experiment import condition_sets as design
@@ -27,7 +28,7 @@ from mlx_steer.experiment.progress import Progress
 from mlx_steer.judge import judge_response
 from mlx_steer.metrics import load_run
 from mlx_steer.model.hub import locate
-from mlx_steer.model.load import Model, load_model
+from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
 from mlx_steer.run.directory import RunDirectory, json_line
 from mlx_steer.run.records import (

@@ -1,11 +1,16 @@
-"""What single model families need, in one place; the rest of the package asks of no family."""
+"""What single model families need, in one place; the rest of the package asks of no family.
+
+Whether rows of a family can be computed together, and what else holds for it, is not listed here:
+`engine/guard.py` finds it out for each kind of network.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import mlx.core as mx
-import mlx.nn as nn
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 # Model types whose sliding windows mlx-lm ignores, and whether one that config.json gives is used
 # if use_sliding_window says nothing.
@@ -20,18 +25,29 @@ WINDOWED = {
 }
 
 
-class GroupedHeadMask(nn.Module):
+class GroupedHeadMask:
     """Mixed in front of Gemma 2's block, which computes on (rows, kv heads, repeats, ...).
 
     mlx-lm hands it a batch's mask as (rows, 1, ...), which does not broadcast to that shape.
     """
 
+    self_attn: Any
+
     def __call__(self, x: mx.array, mask: mx.array | None = None, cache: Any = None) -> Any:
         """Run the block with a mask that broadcasts."""
         if mask is not None and mask.ndim == 4 and self.self_attn.repeats > 1:
-            mask = mx.expand_dims(mask, 2)
-        return super().__call__(x, mask, cache)
+            mask = mask[:, :, None]
+        return super().__call__(x, mask, cache)  # type: ignore[misc]
 
 
 # Blocks of mlx-lm that need help to run in a batch, by the module they are defined in.
-HELP: dict[str, type[nn.Module]] = {"mlx_lm.models.gemma2": GroupedHeadMask}
+HELP: dict[str, type] = {"mlx_lm.models.gemma2": GroupedHeadMask}
+
+# Blocks that carry several streams of hidden states, (streams, rows, positions, hidden_size), and
+# which of them a capture reads; a plan acts on all.
+STREAM: dict[str, Callable[[Any], int]] = {
+    "mlx_lm.models.gemma3n": lambda block: int(block.config.altup_active_idx),
+}
+
+# Where a config.json gives the width of the hidden state.
+HIDDEN_SIZE = ("hidden_size", "d_model", "n_embd", "model_dim", "n_embed", "hidden_dim")

@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx_steer.conditions import digest
 from mlx_steer.errors import ModelError
 from mlx_steer.model.chat import ChatFormat
-from mlx_steer.model.families import WINDOWED
+from mlx_steer.model.families import HIDDEN_SIZE, WINDOWED
 from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
 from mlx_steer.model.size import check_fits
@@ -119,8 +119,6 @@ def load_model(
     if quantize is not None:
         location = quantized(location, quantize)
     network, tokenizer, config = _load(location)
-    check_caches(network)
-    check_calls(network)
     network = _as_wanted(network, name, adapter, wanted, dequantize)
     info = ModelInfo(
         id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
@@ -133,7 +131,7 @@ def load_model(
         network=network,
         chat=ChatFormat(tokenizer, location.id, thinking),
         info=info,
-        hidden_size=_text_value(config, "hidden_size", name),
+        hidden_size=_hidden_size(config, name),
         dtype=_stream_dtype(network),
         context=_context(config),
         config=config,
@@ -172,80 +170,9 @@ def decoder_layers(network: nn.Module) -> list[nn.Module]:
     if not isinstance(layers, list) or not all(isinstance(b, nn.Module) for b in layers):
         raise ModelError(
             f"the decoder blocks of model type {_kind(network)!r} are not a plain list, which "
-            "steering needs; support for it belongs in mlx_steer/model/load.py, decoder_layers"
+            "steering needs; support for it belongs in mlx_steer/model/families.py"
         )
     return layers
-
-
-def check_caches(network: nn.Module) -> None:
-    """Check that every decoder block has a cache of its own and that caches can be batched.
-
-    Raises:
-        ModelError: If not: some models skip blocks' caches, run blocks several times, or keep their
-            state in a way that mlx-lm cannot batch.
-    """
-    from mlx_lm.models.cache import make_prompt_cache
-
-    blocks, caches = decoder_layers(network), make_prompt_cache(network)
-    where = "support for it belongs in mlx_steer/model/load.py, check_caches"
-    if len(caches) != len(blocks):
-        raise ModelError(
-            f"model type {_kind(network)!r} has {len(blocks)} decoder blocks and {len(caches)} "
-            f"caches, and steering needs one for each; {where}"
-        )
-    for layer, cache in enumerate(caches):
-        batch = cache.merge([cache]) if hasattr(cache, "merge") else None
-        if not all(hasattr(batch, name) for name in ("prepare", "finalize", "filter", "extend")):
-            raise ModelError(
-                f"layer {layer} of model type {_kind(network)!r} has a {type(cache).__name__}, "
-                f"which cannot be batched; {where}"
-            )
-
-
-def check_calls(network: nn.Module) -> None:
-    """Check that the network calls each block once, with its cache last, and gets an array back.
-
-    A block that is called in another way would be steered wrongly or, without a word, not at all.
-    Nothing is computed: MLX only builds the graph.
-
-    Raises:
-        ModelError: If blocks are called in another way.
-    """
-    from mlx_lm.models.cache import make_prompt_cache
-
-    blocks, caches = decoder_layers(network), make_prompt_cache(network)
-    kinds = [type(block) for block in blocks]
-    calls: list[tuple[nn.Module, Any, Any, Any]] = []
-
-    def watched(kind: type[nn.Module]) -> type[nn.Module]:
-        def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            out = kind.__call__(self, *args, **kwargs)
-            cache = kwargs.get("cache", args[-1] if args else None)
-            calls.append((self, args[0] if args else None, cache, out))
-            return out
-
-        return type(kind.__name__, (kind,), {"__call__": call})
-
-    try:
-        for block, kind in zip(blocks, kinds, strict=True):
-            block.__class__ = watched(kind)
-        network(mx.array([[0, 0]]), cache=caches)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"model type {_kind(network)!r} cannot be run: {reason}") from error
-    finally:
-        for block, kind in zip(blocks, kinds, strict=True):
-            block.__class__ = kind
-    as_expected = len(calls) == len(blocks) and all(
-        called is block and cache is own and isinstance(x, mx.array) and isinstance(out, mx.array)
-        for (called, x, cache, out), block, own in zip(calls, blocks, caches, strict=True)
-    )
-    if not as_expected:
-        raise ModelError(
-            f"model type {_kind(network)!r} does not call its decoder blocks one after the other "
-            "as block(hidden state, mask, cache) -> hidden state; support for it belongs in "
-            "mlx_steer/model/load.py, check_calls, and mlx_steer/steering.py"
-        )
 
 
 def _kind(network: nn.Module) -> str:
@@ -279,11 +206,12 @@ def _text_config(config: dict[str, Any]) -> dict[str, Any]:
     return config.get("text_config") or config
 
 
-def _text_value(config: dict[str, Any], key: str, name: str) -> int:
-    value = _text_config(config).get(key)
-    if not isinstance(value, int):
-        raise ModelError(f"the config.json of {name} gives no {key}")
-    return value
+def _hidden_size(config: dict[str, Any], name: str) -> int:
+    text = _text_config(config)
+    value = next((text[key] for key in HIDDEN_SIZE if isinstance(text.get(key), int)), None)
+    if value is None:
+        raise ModelError(f"the config.json of {name} gives no hidden_size")
+    return int(value)
 
 
 def _context(config: dict[str, Any]) -> int | None:

@@ -11,12 +11,12 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
-from mlx_steer import load_model
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.config import BATCH_SIZE
+from mlx_steer.engine.batch import Row
 from mlx_steer.engine.capture import TOKENS_AT_ONCE, TOKENS_PER_PASS
 from mlx_steer.engine.complete import complete
-from mlx_steer.engine.decode import Decoder, Row
+from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.memory import (
     BATCH_SIZES,
@@ -26,7 +26,7 @@ from mlx_steer.engine.memory import (
     scoring_bytes,
 )
 from mlx_steer.errors import ModelError
-from mlx_steer.model.load import Model
+from mlx_steer.model.load import Model, load_model
 from mlx_steer.model.machine import memory_bytes, working_set
 from mlx_steer.model.shape import Shape
 from mlx_steer.model.size import check_fits, stream_bytes_of, weight_bytes_of

@@ -8,9 +8,10 @@ import pytest
 from mlx_lm.models.cache import make_prompt_cache
 
 from mlx_steer.conditions import Intervention
-from mlx_steer.engine.prefill import LayerPlans, Prefill, common_head, join, stack_plans, take_rows
+from mlx_steer.engine.caches import join, take_rows
+from mlx_steer.engine.guard import forward_of
+from mlx_steer.engine.prefill import LayerPlans, Prefill, common_head, stack_plans
 from mlx_steer.engine.row_plan import Plan, plan_of
-from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 from tests.helpers.tiny import HIDDEN, LAYERS, plain_logits, random_ids, random_vector, tiny_model
 
@@ -21,8 +22,8 @@ NEXT = 77
 
 @contextmanager
 def prefill_of(model: Model) -> Iterator[Prefill]:
-    with steerable(model.network) as sites:
-        yield Prefill(model.network, sites)
+    with forward_of(model.network) as forward:
+        yield Prefill(forward)
 
 
 def next_logits(model: Model, caches: list[Any], rows: int) -> mx.array:
@@ -102,12 +103,12 @@ def test_rows_replayed_under_plans_leave_caches_as_a_steered_run_of_each_alone(
         if head:
             first = prefill.run([head], keep=range(LAYERS))
             heads = [
-                prefill.replay(first, [0], [plan], prefill.fresh(1), [head]).caches
+                prefill.replay(first, [0], [plan], prefill.forward.fresh(1), [head]).caches
                 for plan in plans
             ]
             start, of_base = join(heads), first.rows([0] * 4)
         else:
-            start, of_base = prefill.fresh(3), None
+            start, of_base = prefill.forward.fresh(3), None
         base = prefill.run(rests, keep=[2], start=of_base)
         rows = [row for row, _ in ROWS]
         done = prefill.replay(base, rows, plans, start, [rests[row] for row in rows])
@@ -123,7 +124,7 @@ def test_rows_replayed_without_the_longest_sequence_of_the_base_run_are_right() 
     plans = [plans_of(model, Intervention(2, A, 1.0))]
     with prefill_of(model) as prefill:
         base = prefill.run(SEQUENCES, keep=[2])
-        done = prefill.replay(base, [1], plans, prefill.fresh(1), [SEQUENCES[1]])
+        done = prefill.replay(base, [1], plans, prefill.forward.fresh(1), [SEQUENCES[1]])
     got = next_logits(model, done.caches, 1)[0]
     assert close(got, alone(model, SEQUENCES[1], (Intervention(2, A, 1.0),)))
 
@@ -131,18 +132,19 @@ def test_rows_replayed_without_the_longest_sequence_of_the_base_run_are_right() 
 def test_replay_leaves_the_sites_with_nothing_to_do_even_if_it_fails() -> None:
     model = tiny_model()
     unfit: LayerPlans = {2: Plan(mx.zeros((1, 1, HIDDEN - 1)))}
-    with steerable(model.network) as sites:
-        prefill = Prefill(model.network, sites)
+    with prefill_of(model) as prefill:
         base = prefill.run(SEQUENCES[2:3], keep=[2])
         with pytest.raises(ValueError, match="broadcast"):
-            prefill.replay(base, [0], [unfit], prefill.fresh(1), SEQUENCES[2:3])
-        assert not any(s.skip or s.plan or s.record or s.replay is not None for s in sites)
+            prefill.replay(base, [0], [unfit], prefill.forward.fresh(1), SEQUENCES[2:3])
+        assert not any(
+            s.skip or s.plan or s.record or s.replay is not None for s in prefill.forward.sites
+        )
 
 
 def test_fresh_caches_are_empty_batch_caches_one_for_each_layer() -> None:
     model = tiny_model("gemma3_text")
     with prefill_of(model) as prefill:
-        caches = prefill.fresh(3)
+        caches = prefill.forward.fresh(3)
     assert len(caches) == LAYERS == len(make_prompt_cache(model.network))
     assert all(c.empty() and c.offset.tolist() == [0, 0, 0] for c in caches)
 
@@ -181,8 +183,6 @@ def test_rows_without_a_plan_at_a_layer_get_one_that_does_nothing() -> None:
     out = stacked(hidden)
     assert mx.array_equal(out[0], hidden[0]) and mx.array_equal(out[2], hidden[2])
     assert mx.allclose(out[1:2], acting[2](hidden[1:2]), atol=1e-5)
-    nothing = Plan(mx.zeros((1, 1, HIDDEN)))
-    assert mx.array_equal(stack_plans([{}, {}], 2, nothing)(hidden[:2]), hidden[:2])
 
 
 @pytest.mark.parametrize(

@@ -640,6 +640,9 @@ def test_blocks_that_return_a_tuple_have_its_first_element_steered() -> None:
             super().__init__()
             self.layers = [Pair()]
 
+        def __call__(self, ids: mx.array, cache: object = None) -> mx.array:
+            return self.layers[0](mx.ones((*ids.shape, HIDDEN)))[0]
+
     network = Network()
     with steered(network, A, layer=0):
         first, second = network.layers[0](mx.ones((1, 3, HIDDEN)))

@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 
 from mlx_steer.conditions import Condition, Gate, Intervention
+from mlx_steer.engine.batch import Row
 from mlx_steer.engine.complete import complete
-from mlx_steer.engine.decode import Batch, Decoder, Row
+from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import VectorError
@@ -188,13 +189,14 @@ def test_a_completion_s_text_is_its_answer_and_its_thinking_stands_beside_it() -
 @pytest.fixture
 def switches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     counted: list[int] = []
-    original = Batch.begin_answers
+    original = Decoder._ends_thinking
 
-    def begin(self: Batch, places: Sequence[int]) -> None:
-        counted.append(len(places))
-        original(self, places)
+    def ends(self: Decoder, row: Row) -> bool:
+        found = original(self, row)
+        counted.extend([1] * found)
+        return found
 
-    monkeypatch.setattr(Batch, "begin_answers", begin)
+    monkeypatch.setattr(Decoder, "_ends_thinking", ends)
     yield counted
 
 

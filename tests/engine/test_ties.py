@@ -6,8 +6,9 @@ import pytest
 
 from mlx_steer.conditions import Condition
 from mlx_steer.engine import decode
+from mlx_steer.engine.batch import Row
 from mlx_steer.engine.complete import complete
-from mlx_steer.engine.decode import TIE, Decoder, Row, best_two
+from mlx_steer.engine.decode import TIE, Decoder, best_two
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.model.load import Model
 from tests.helpers.tiny import (

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mlx_steer.engine.decode import Batch, Decoder
+from mlx_steer.engine.batch import Batch
+from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.errors import GenerationError, ModelError
 from mlx_steer.experiment.execute import run_experiment

@@ -11,13 +11,12 @@ import mlx_lm
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_steer import load_model
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError
-from mlx_steer.model.load import Model, check_caches, decoder_layers
+from mlx_steer.model.load import Model, decoder_layers
 from tests.helpers.tiny import (
     CONTEXT,
     FAMILIES,
@@ -287,25 +286,6 @@ def test_a_folder_that_cannot_be_used_is_named_in_one_sentence(
         load_model(str(folder))
     assert "damaged" in str(caught.value)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
-
-
-def test_a_network_whose_caches_do_not_fit_its_blocks_is_refused() -> None:
-    class Odd(nn.Module):
-        model_type = "odd"
-
-        def __init__(self, caches: list[Any]) -> None:
-            super().__init__()
-            self.layers = [nn.Linear(2, 2), nn.Linear(2, 2)]
-            self._caches = caches
-
-        def make_cache(self) -> list[Any]:
-            return self._caches
-
-    check_caches(Odd([KVCache(), RotatingKVCache(max_size=4)]))
-    with pytest.raises(ModelError, match="'odd' has 2 decoder blocks and 1 caches"):
-        check_caches(Odd([KVCache()]))
-    with pytest.raises(ModelError, match="layer 1 of model type 'odd' has a ChunkedKVCache"):
-        check_caches(Odd([KVCache(), ChunkedKVCache(4)]))
 
 
 def test_thinking_is_passed_on_to_the_template(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import torch
 
 from mlx_steer import Job, complete, extract, load_model, steered
 from mlx_steer.engine.capture import prompt_states, response_states
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import Prefill
@@ -121,8 +122,8 @@ def test_hidden_states_agree_at_every_layer_and_token(sides: Sides) -> None:
     # Prompts of unequal lengths in one right-padded batch, on one shared head and on none.
     for system in (None, SYSTEM):
         sequences = [sides.ids((i, system)) for i in range(len(PROMPTS))]
-        with steerable(sides.ours.network) as sites:
-            done = Prefill(sides.ours.network, sites).run(sequences, keep=range(LAYERS))
+        with forward_of(sides.ours.network) as forward:
+            done = Prefill(forward).run(sequences, keep=range(LAYERS))
         for row, ids in enumerate(sequences):
             expected = sides.theirs.run(ids).hidden
             for layer in range(LAYERS):

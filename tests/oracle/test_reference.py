@@ -20,10 +20,10 @@ import torch
 
 from mlx_steer import Condition, Intervention, Job, complete, extract, load_model, load_vectors
 from mlx_steer.conditions import Gate
+from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.engine.prefill import Prefill
 from mlx_steer.engine.steered import steered
-from mlx_steer.engine.steering import steerable
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 from mlx_steer.words import Operator, Scope
@@ -87,8 +87,8 @@ def test_the_reference_path_knows_nothing_of_what_it_checks() -> None:
 def test_hidden_states_agree_at_every_layer_and_token(sides: Sides) -> None:
     for system in (None, SYSTEM):
         sequences = [sides.ids(i, system) for i in range(len(PROMPTS))]
-        with steerable(sides.ours.network) as sites:
-            done = Prefill(sides.ours.network, sites).run(sequences, keep=range(LAYERS))
+        with forward_of(sides.ours.network) as forward:
+            done = Prefill(forward).run(sequences, keep=range(LAYERS))
         for row, ids in enumerate(sequences):
             expected = sides.theirs.forward(torch.tensor([ids]), capture=range(LAYERS)).hidden
             for layer in range(LAYERS):
