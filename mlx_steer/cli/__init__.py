@@ -21,6 +21,7 @@ _COMMANDS = {
     "generate": "talk",
     "chat": "talk",
     "vectors": "vectors",
+    "bake": "bake",
     "gate": "gate",
     "behaviors": "behaviors",
     "plan": "health",

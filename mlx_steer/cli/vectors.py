@@ -282,8 +282,8 @@ def push(folder: Path, repo: str, run_dir: Path | None, private: bool) -> None:
     from mlx_steer.vectors import load_vectors
     from mlx_steer.vectors.share import push_vectors
 
-    effect = measured_effect(load_vectors(folder), run_dir) if run_dir else None
-    shared = push_vectors(folder, repo, effect=effect, private=private)
+    evidence = measured_effect(load_vectors(folder), run_dir) if run_dir else None
+    shared = push_vectors(folder, repo, evidence=evidence, private=private)
     for note in shared.notes:
         click.echo(f"note: {safe(note)}", err=True)
     click.echo(f"{shared.url} at revision {shared.revision}")

@@ -1,4 +1,4 @@
-"""What a run measured with some vectors, for their model card: from its metrics.json."""
+"""What a run measured with some vectors, as evidence for them: from its metrics.json."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from mlx_steer.metrics.metrics_file import Metrics, read_metrics
 from mlx_steer.metrics.numbers import Difference, Measure, Share
 from mlx_steer.run.records import CONTROL_KINDS
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from mlx_steer.vectors.model_card import Effect, EffectRow
+from mlx_steer.vectors.evidence import Evidence, MeasuredRow, differing
 
 
-def measured_effect(vectors: SteeringVectorSet, run: Path) -> Effect:
+def measured_effect(vectors: SteeringVectorSet, run: Path) -> Evidence:
     """What a run says of these vectors.
 
     Args:
@@ -22,15 +22,16 @@ def measured_effect(vectors: SteeringVectorSet, run: Path) -> Effect:
         VectorError: If it was made with other vectors.
     """
     metrics = read_metrics(run)
-    _check_same(vectors, run)
+    digests = _measured_vectors(vectors, run)
     sets, choice = metrics.behavior.sets, metrics.select.choice
-    return Effect(
+    return Evidence(
+        run=run.resolve().name,
         title=metrics.behavior.title,
         shown=metrics.behavior.shown,
         target=sets["target"],
         other=sets["other"],
         rows=[
-            EffectRow(
+            MeasuredRow(
                 name=c.name,
                 target=_rate(c.target),
                 other=_rate(c.false_positive),
@@ -40,23 +41,51 @@ def measured_effect(vectors: SteeringVectorSet, run: Path) -> Effect:
             for c in metrics.test.conditions
             if c.kind not in CONTROL_KINDS
         ],
+        answer=_answer(metrics),
         sentences=_sentences(metrics),
         layer=choice.layer if choice else None,
         strength=choice.strength if choice else None,
+        vectors=digests,
     )
 
 
-def _check_same(vectors: SteeringVectorSet, run: Path) -> None:
+def _measured_vectors(vectors: SteeringVectorSet, run: Path) -> dict[str, str]:
+    """The sha256 of the layers that were measured, by file; raises if they are not these."""
     measured = load_vectors(run / "vectors")
-    shared = [layer for layer in measured if layer in vectors]
-    own, theirs = vectors.metadata.layers, measured.metadata.layers
-    other = [layer for layer in shared if own[layer].sha256 != theirs[layer].sha256]
-    if other or not shared or vectors.metadata.model != measured.metadata.model:
-        what = f"layer {other[0]} differs" if other else "its model or its layers are others"
+    digests = {info.file: info.sha256 for info in measured.metadata.layers.values()}
+    other = differing(vectors, digests)
+    if vectors.metadata.model != measured.metadata.model:
+        other = "its model is another"
+    if other is not None:
         raise VectorError(
-            f"{run} was not measured with these vectors ({what}); give the run they are from, or "
+            f"{run} was not measured with these vectors ({other}); give the run they are from, or "
             f"share {run / 'vectors'}"
         )
+    return digests
+
+
+def _answer(metrics: Metrics) -> str:
+    """What came of it: base against the chosen cell, and whether chance explains it."""
+    choice, sets = metrics.select.choice, metrics.behavior.sets
+    base = next((c for c in metrics.test.conditions if c.kind == "base"), None)
+    cell = metrics.test.named(choice.condition) if choice else None
+    if choice is None or base is None or cell is None:
+        return "No layer and strength were chosen and measured."
+    found, sure = cell.against("target"), ""
+    if found is not None:
+        way = "more" if found.difference > 0 else "fewer"
+        what = f"{way} than by chance" if found.p_holm < 0.05 else "no difference could be shown"
+        sure = f"; {what} (p = {found.p_holm:.2g})"
+    return (
+        f"At layer {choice.layer}, strength {choice.strength:g}, {metrics.behavior.shown} on "
+        f"{sets['target']} prompts went from {_percent(base.target)} to {_percent(cell.target)} "
+        f"(n = {cell.target.n}){sure}; on {sets['other']} prompts from "
+        f"{_percent(base.false_positive)} to {_percent(cell.false_positive)}."
+    )
+
+
+def _percent(share: Share) -> str:
+    return f"{share.percent:.0f} %" if share.n else "-"
 
 
 def _sentences(metrics: Metrics) -> list[str]:

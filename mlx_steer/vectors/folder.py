@@ -28,6 +28,10 @@ from mlx_steer.vectors.metadata import (
 )
 from mlx_steer.vectors.vector import FloatArray, SteeringVector
 
+README_FILE = "README.md"
+MADE_WITH = "Made with mlx-steer"
+"""What every card ends with: a README.md without it is somebody's own, and is kept."""
+
 
 def npy_bytes(array: FloatArray) -> bytes:
     """The array as a .npy file of version 1.0."""
@@ -170,8 +174,7 @@ def check_replaceable(target: Path) -> None:
     # Finder puts .DS_Store into every folder it shows
     present = {path.name: path for path in target.iterdir() if path.name != ".DS_Store"}
     for name, path in sorted(present.items()):
-        known = name == METADATA_FILE or re.fullmatch(r"(layer_\d+|gate_[\w-]+)\.npy", name)
-        if not known or not path.is_file():
+        if not _is_part(path):
             raise VectorError(
                 f"{target} holds {name!r}, which is not part of a vectors folder; choose another."
             )
@@ -179,6 +182,16 @@ def check_replaceable(target: Path) -> None:
         raise VectorError(
             f"{target} is not empty and has no {METADATA_FILE} of mlx-steer; choose another folder."
         )
+
+
+def _is_part(path: Path) -> bool:
+    """Whether a file is one of a vectors folder's own."""
+    if not path.is_file():
+        return False
+    if path.name == README_FILE:
+        return MADE_WITH.encode() in path.read_bytes()
+    known = rf"({re.escape(METADATA_FILE)}|card\.json|(layer_\d+|gate_[\w-]+)\.npy)"
+    return re.fullmatch(known, path.name) is not None
 
 
 def _looks_like_metadata(path: Path) -> bool:

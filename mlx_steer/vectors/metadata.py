@@ -28,7 +28,7 @@ LAYER_CONVENTION = (
 )
 
 # These words are printed on terminals.
-_Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(one_line)]
+PlainText = Annotated[str, StringConstraints(min_length=1), AfterValidator(one_line)]
 
 _Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -44,17 +44,17 @@ class _Record(BaseModel):
 class ModelInfo(_Record):
     """The model the vectors were taken from; `fingerprint` identifies its weights."""
 
-    id: _Text
-    revision: _Text | None
-    model_type: _Text
+    id: PlainText
+    revision: PlainText | None
+    model_type: PlainText
     quantization: dict[str, JsonValue] | None
-    fingerprint: _Text
+    fingerprint: PlainText
 
 
 class DatasetInfo(_Record):
     """The contrast pairs the vectors were taken from; `sha256` is of their canonical JSON."""
 
-    name: _Text
+    name: PlainText
     sha256: _Sha256
     pairs: Annotated[int, Field(ge=1)]
 
@@ -65,7 +65,7 @@ class LayerInfo(_Record):
     `hidden_norm` is None where nobody knows it, as of most imported vectors.
     """
 
-    file: _Text
+    file: PlainText
     sha256: _Sha256
     norm: _Norm
     hidden_norm: _PositiveNorm | None
@@ -79,11 +79,11 @@ class GateInfo(_Record):
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
-    file: _Text
+    file: PlainText
     sha256: _Sha256
     layer: Annotated[int, Field(ge=0)]
     threshold: Annotated[float, Field(allow_inf_nan=False)]
-    method: _Text
+    method: PlainText
     auc: Annotated[float, Field(ge=0, le=1)]
     false_positive_rate: Annotated[float, Field(ge=0, le=1)]
     prompts: dict[str, int]
@@ -93,10 +93,10 @@ class GateInfo(_Record):
 class SourceInfo(_Record):
     """The file that vectors were imported from, and what is to be known of its format."""
 
-    format: _Text
-    file: _Text
+    format: PlainText
+    file: PlainText
     sha256: _Sha256
-    notes: list[_Text]
+    notes: list[PlainText]
 
 
 class VectorMetadata(_Record):
@@ -108,9 +108,9 @@ class VectorMetadata(_Record):
     and token position `unknown`.
     """
 
-    behavior: _Text
-    method: _Text
-    token_position: _Text
+    behavior: PlainText
+    method: PlainText
+    token_position: PlainText
     hidden_size: Annotated[int, Field(ge=1)]
     num_layers: Annotated[int, Field(ge=1)]
     model: ModelInfo

@@ -1,95 +1,77 @@
-"""The model card (README.md) of shared vectors, from their metadata and what a run measured."""
+"""The model card (README.md) of vectors, from their metadata and what was measured with them."""
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 
-import yaml
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mlx_steer.vectors.evidence import Evidence
+from mlx_steer.vectors.folder import MADE_WITH
 from mlx_steer.vectors.metadata import ModelInfo
 from mlx_steer.vectors.vector_set import SteeringVectorSet
 
 # The built-in model's name is not one of the hub's.
 _HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+# Whose blocks end in a projection that can have a bias (see model/bake.py).
+_BAKED_TYPES = ("llama", "mistral")
 
 
-@dataclass(frozen=True)
-class EffectRow:
-    """One condition of the table of measured effects, as text."""
-
-    name: str
-    target: str
-    other: str
-    incoherent: str
-    coherence: str
-
-
-@dataclass(frozen=True)
-class Effect:
-    """What a run measured with these vectors, in words; `title` is the behavior's."""
-
-    title: str
-    shown: str
-    target: str
-    other: str
-    rows: Sequence[EffectRow]
-    sentences: Sequence[str]
-    layer: int | None
-    strength: float | None
-
-
-def model_card(vectors: SteeringVectorSet, repo: str, effect: Effect | None = None) -> str:
+def model_card(
+    vectors: SteeringVectorSet, repo: str, evidence: Evidence | None = None, folder: str = ""
+) -> str:
     """The text of README.md, with front matter for the hub.
 
     Args:
         vectors: What is shared.
-        repo: `org/name` on the hub.
-        effect: What was measured with them; None if nothing was.
+        repo: `org/name` on the hub, or only a name for a card that is not on the hub.
+        evidence: What was measured with these vectors.
+        folder: Where the reader has them, as a path; `vectors/<name>` by default.
     """
     own = vectors.metadata
     layers = list(vectors)
-    layer = layers[len(layers) // 2] if effect is None or effect.layer is None else effect.layer
+    chosen = evidence.layer if evidence is not None else None
+    strength = evidence.strength if evidence is not None else None
     environment = Environment(
         loader=PackageLoader("mlx_steer.vectors", "."),
         undefined=StrictUndefined,
         keep_trailing_newline=True,
     )
     environment.filters |= {"line": _line, "cell": _cell}
-    name = repo.partition("/")[2]
-    return environment.get_template("model_card.md.j2").render(
-        front=_front_matter(vectors),
+    name = repo.rpartition("/")[2]
+    body = environment.get_template("model_card.md.j2").render(
         title=name,
-        repo=repo,
-        version=version("mlx-steer"),
-        folder=f"vectors/{name}",
+        repo=repo if "/" in repo else None,
+        made=f"{MADE_WITH} {version('mlx-steer')}.",
+        folder=folder or f"vectors/{name}",
+        name=name,
         own=own,
         model=own.model,
-        quantization=_quantization(own.model),
+        quantization=quantization_text(own.model),
         vectors=vectors,
-        effect=effect,
+        evidence=evidence,
         load=_load_arguments(own.model),
         options=_options(own.model),
         hub_id=_hub_id(own.model),
-        layer=layer,
-        strength=1.0 if effect is None or effect.strength is None else effect.strength,
+        pytorch_id=_hub_id(own.model) or _bare_id(own.model),
+        adapted=" + " in own.model.id,
+        bakeable=own.model.model_type in _BAKED_TYPES,
+        layer=chosen if chosen in vectors else layers[len(layers) // 2],
+        strength=1.0 if strength is None else strength,
     )
+    return str(ModelCard(f"---\n{_front_matter(vectors)}\n---\n\n{body}"))
 
 
 def _front_matter(vectors: SteeringVectorSet) -> str:
     own = vectors.metadata
     base = _hub_id(own.model)
-    front: dict[str, object] = {"library_name": "mlx-steer"}
+    tags = ["activation-steering", "steering-vectors", "mlx-steer", "mlx"]
+    tags += [_line(part) for part in own.behavior.split(" + ") if part not in tags]
+    data = ModelCardData(library_name="mlx-steer", tags=tags, base_model=base)
     if base is not None:
         # Without the relation the hub would list the vectors as a fine-tuned model.
-        front |= {"base_model": base, "base_model_relation": "adapter"}
-    tags = ["activation-steering", "steering-vectors", "mlx-steer", "mlx"]
-    front["tags"] = [
-        *tags,
-        *(_line(part) for part in own.behavior.split(" + ") if part not in tags),
-    ]
-    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+        data["base_model_relation"] = "adapter"
+    return str(data.to_yaml())
 
 
 def _hub_id(model: ModelInfo) -> str | None:
@@ -127,7 +109,8 @@ def _options(model: ModelInfo) -> str:
     return " ".join(options)
 
 
-def _quantization(model: ModelInfo) -> str:
+def quantization_text(model: ModelInfo) -> str:
+    """How a model's weights are quantised, in words."""
     if model.quantization is None:
         return "none"
     return ", ".join(f"{key} {value}" for key, value in sorted(model.quantization.items()))

@@ -1,4 +1,4 @@
-"""Sharing vectors on the Hugging Face hub: a vectors folder and a model card, as one commit.
+"""Sharing vectors on the Hugging Face hub: a folder, its evidence and a model card, as one commit.
 
 What is pushed is what `load_vectors` has checked, and what is pulled is checked before it gets its
 place. Repositories that hold anything else are left alone.
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 
 from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.hub_errors import hub_problem
+from mlx_steer.vectors.evidence import CARD_FILE, Evidence, evidence_in
+from mlx_steer.vectors.folder import README_FILE
 from mlx_steer.vectors.metadata import METADATA_FILE
-from mlx_steer.vectors.model_card import Effect, model_card
+from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CARD_FILE = "README.md"
-
-_PATTERNS = ["layer_*.npy", "gate_*.npy", METADATA_FILE]
-_OWN = re.compile(r"(layer_\d+|gate_[\w-]+)\.npy|metadata\.json")
+_PATTERNS = ["layer_*.npy", "gate_*.npy", METADATA_FILE, CARD_FILE]
+_OWN = re.compile(r"(layer_\d+|gate_[\w-]+)\.npy|(metadata|card)\.json")
 _HARMLESS = re.compile(r"README\.md|LICENSE(\.\w+)?|\.git(attributes|ignore)")
 
 
@@ -41,7 +41,7 @@ class Shared:
 
 
 def push_vectors(
-    folder: Path, repo: str, *, effect: Effect | None = None, private: bool = False
+    folder: Path, repo: str, *, evidence: Evidence | None = None, private: bool = False
 ) -> Shared:
     """Put a vectors folder on the hub with a model card, in one commit.
 
@@ -50,30 +50,32 @@ def push_vectors(
     Args:
         folder: A vectors folder.
         repo: `org/name`.
-        effect: What a run measured with these vectors, for the card.
+        evidence: What a run measured with these vectors; by default the folder's own `card.json`,
+            if it has one.
         private: Make the repository private, or insist that it is.
 
     Raises:
-        VectorError: If the folder is no vectors folder, the repository holds something else, or the
-            hub refuses.
+        VectorError: If the folder is no vectors folder, the run is of other vectors, the repository
+            holds something else, or the hub refuses.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     vectors = load_vectors(folder)
-    card = model_card(vectors, _checked(repo), effect)
+    evidence = evidence or evidence_in(folder, vectors)
+    card = model_card(vectors, _checked(repo), evidence)
     own = vectors.metadata
     with _told(repo), TemporaryDirectory() as scratch:
         api = HfApi()
         api.whoami()  # without a token nothing but a riddle would come back later
         held, head = _held(api, repo, private)
         part = Path(scratch) / "vectors"
-        vectors.save(part)
+        vectors.save(part, {CARD_FILE: evidence.as_bytes()} if evidence is not None else None)
         names = sorted(path.name for path in part.iterdir())
         commit = api.create_commit(
             repo,
             [
                 *(CommitOperationAdd(name, part / name) for name in names),
-                CommitOperationAdd(CARD_FILE, card.encode()),
+                CommitOperationAdd(README_FILE, card.encode()),
                 *(
                     CommitOperationDelete(name)
                     for name in held
@@ -132,12 +134,13 @@ def pull_vectors(repo: str, folder: str | Path, revision: str | None = None) -> 
             snapshot_download(repo, revision=commit, local_dir=scratch, allow_patterns=_PATTERNS)
         try:
             vectors = load_vectors(scratch)
+            evidence = evidence_in(Path(scratch), vectors)
         except VectorError as error:
             place = f"{repo}@{commit[:12]}"
             raise VectorError(
                 f"the vectors of {place} are not used: {str(error).replace(scratch, place)}"
             ) from error
-    vectors.save(folder)
+    vectors.save(folder, {CARD_FILE: evidence.as_bytes()} if evidence is not None else None)
     return vectors
 
 

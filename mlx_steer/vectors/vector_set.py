@@ -3,7 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -200,11 +208,15 @@ class SteeringVectorSet:
             "but directions may differ between the two."
         ]
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: str | os.PathLike[str], more: Mapping[str, bytes] | None = None) -> None:
         """Writes the vectors folder, replacing an earlier one as a whole.
 
         Everything is written beside `folder` and then renamed, so a crash leaves no half-written
         folder and an earlier one's surplus layers do not stay.
+
+        Args:
+            folder: Where.
+            more: What belongs beside the vectors by name: `card.json` and `README.md`.
 
         Raises:
             VectorError: If `folder` holds anything but a vectors folder or cannot be written.
@@ -216,7 +228,7 @@ class SteeringVectorSet:
         try:
             check_replaceable(target)
             target.parent.mkdir(parents=True, exist_ok=True)
-            replace_folder(target, self._files())
+            replace_folder(target, self._files() | dict(more or {}))
         except OSError as error:
             raise VectorError(
                 f"{target} cannot be written ({error.strerror or error}); choose another folder."

@@ -59,7 +59,38 @@ def _other_model(world: World) -> str:
 
 _SAFE = save({"layer_2": _ROW})
 
+
+def _bake(*options: str) -> Build:
+    return lambda w: [
+        *("bake", "--model", str(w.model), "--vectors", str(w.shared / "vectors")),
+        *("--out", w.out, *options),
+    ]
+
+
 CASES = [
+    Case("a bake at a layer not there", _bake("--layer", "4"), ("no layer 4", "they have 2, 3")),
+    Case("a bake of nothing", _bake("--layer", "2", "--strength", "0"), ("cannot be baked in",)),
+    Case(
+        "two directions to ablate",
+        _bake("--layer", "2,3", "--operator", "ablate"),
+        ("one direction",),
+    ),
+    Case(
+        "a model that cannot be baked",
+        lambda w: [
+            *("bake", "--model", str(tiny_folder("gemma2", w.tmp / "gemma"))),
+            *("--vectors", str(w.shared / "vectors"), "--layer", "2", "--out", w.out),
+        ],
+        ("'gemma2' normalises", "steer it while it runs"),
+    ),
+    Case(
+        "a folder in the way of a bake",
+        lambda w: [
+            *("bake", "--model", str(w.model), "--vectors", str(w.shared / "vectors")),
+            *("--layer", "2", "--out", str(w.model)),
+        ],
+        ("exists already",),
+    ),
     Case("a control vector of all layers", _export("--format", "gguf"), ("say --layers", "2, 3")),
     Case("no format", _export("--layers", "2"), ("--format",)),
     Case("a layer not there", _export("--format", "pt", "--layers", "4"), ("no layer 4",)),

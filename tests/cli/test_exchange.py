@@ -1,14 +1,15 @@
-"""vectors export, import and check, as a user types them."""
+"""vectors export, import and check, and bake, as a user types them."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import mlx_lm
 import numpy as np
 import pytest
 
-from mlx_steer.vectors import load_vectors
+from mlx_steer import load_model, load_vectors, steered
 from tests.helpers.command import Run
 from tests.helpers.small_run import shared_folder
 
@@ -65,3 +66,28 @@ def test_check_says_what_is_not_the_same(run: Run, shared: Path, tmp_path: Path)
     assert checked.code == 0
     assert "6 layers of 64; the shape fits" in checked.out
     assert "directions may differ" in checked.err
+
+
+def test_a_baked_folder_answers_as_the_steered_model(
+    run: Run, shared: Path, tmp_path: Path
+) -> None:
+    steering = ("--vectors", shared / "vectors", "--layer", "2", "--strength", "0.7")
+    done = run("bake", "--model", shared / "model", *steering, "--out", tmp_path / "baked")
+    assert done.code == 0 and "add at layer 2, strength 0.7" in done.out
+    model, baked = load_model(str(shared / "model")), load_model(str(tmp_path / "baked"))
+    prompt = model.chat.prompt_ids("Draw it.")
+    with steered(model, load_vectors(shared / "vectors"), layer=2, strength=0.7):
+        expected = mlx_lm.generate(model.network, model.tokenizer, prompt, max_tokens=12)
+    assert mlx_lm.generate(baked.network, baked.tokenizer, prompt, max_tokens=12) == expected
+    assert mlx_lm.generate(model.network, model.tokenizer, prompt, max_tokens=12) != expected
+
+
+def test_a_direction_is_baked_out_and_what_is_left_is_said(
+    run: Run, shared: Path, tmp_path: Path
+) -> None:
+    done = run(
+        *("bake", "--model", shared / "model", "--vectors", shared / "vectors", "--layer", "2"),
+        *("--operator", "ablate", "--out", tmp_path / "baked"),
+    )
+    assert done.code == 0
+    assert "projection at every write, not ablation of one block's output" in done.err

@@ -13,6 +13,7 @@ from mlx_steer.metrics import compute_metrics, load_run
 from mlx_steer.metrics.metrics_file import metrics_text
 from mlx_steer.report.measured_effect import measured_effect
 from mlx_steer.vectors import GateInfo, SteeringVector, SteeringVectorSet, load_vectors
+from mlx_steer.vectors.evidence import CARD_FILE, evidence_in
 from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.share import pull_vectors, push_vectors, resolve_revision
 from tests.helpers.hub_stand_in import (
@@ -293,17 +294,17 @@ def test_the_card_says_what_how_and_on_which_model(hub: Hub, folder: Path) -> No
     for fact in ("abc123", "f00d", "1" * 64, "50 of `refusal`", "last response token"):
         assert fact in card
     assert "| 8 | 18.000 | 56.00 | 0.321 |" in card
-    assert "None was measured together with these vectors" in card
+    assert "**What these vectors do was not measured.**" in card
 
 
 def test_the_code_in_the_card_names_these_vectors(vectors: SteeringVectorSet) -> None:
     card = model_card(vectors, NAME)
     code = card.split("```python\n")[1].split("```")[0]
-    compile(code, "card", "exec")
-    assert f'pull_vectors("{NAME}", "vectors/refusal-tiny")' in code
+    assert f"mlx-steer vectors pull {NAME} vectors/refusal-tiny" in card
+    assert 'load_vectors("vectors/refusal-tiny")' in code
     assert 'load_model("tests/tiny", revision="abc123")' in code
     assert "layer=8, strength=1.0" in code
-    command = card.split("```sh\n")[1].split("```")[0].splitlines()[1]
+    command = card.split("```sh\n")[2].split("```")[0]
     assert command.startswith("mlx-steer generate --model tests/tiny@abc123 --vectors vectors/")
     assert '--layer 8 --strength 1.0 "Your question?"' in command
 
@@ -341,7 +342,7 @@ def test_the_card_gives_the_measured_effect_with_intervals(
     hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
     effect = measured_effect(load_vectors(folder), measured(tmp_path / "run"))
-    push_vectors(folder, NAME, effect=effect)
+    push_vectors(folder, NAME, evidence=effect)
     card = hub.repos[NAME].files["README.md"].decode()
     assert "| condition | refused, harmful prompts | refused, benign prompts |" in card
     assert (
@@ -353,6 +354,54 @@ def test_the_card_gives_the_measured_effect_with_intervals(
     assert "No cell of the sweep met the limits" not in card
     assert "The figures are of one run" in card
     assert "random 0" not in card
+
+
+def test_the_card_opens_with_the_answer(vectors: SteeringVectorSet, tmp_path: Path) -> None:
+    card = model_card(vectors, NAME, measured_effect(vectors, measured(tmp_path / "run")))
+    assert card.split("\n\n")[2].startswith(
+        "**At layer 8, strength 1, refused on harmful prompts went from 25 % to 75 % (n = 4)"
+    )
+
+
+def test_evidence_travels_with_the_vectors(
+    hub: Hub, folder: Path, vectors: SteeringVectorSet, tmp_path: Path
+) -> None:
+    push_vectors(folder, NAME, evidence=measured_effect(vectors, measured(tmp_path / "run")))
+    pull_vectors(NAME, tmp_path / "pulled")
+    pulled = load_vectors(tmp_path / "pulled")
+    evidence = evidence_in(tmp_path / "pulled", pulled)
+    assert evidence == measured_effect(vectors, tmp_path / "run")
+    # And on from there, without the run; and is gone once the vectors are others.
+    push_vectors(tmp_path / "pulled", "ann/again")
+    assert "went from 25 % to 75 %" in hub.repos["ann/again"].files["README.md"].decode()
+    (pulled * 2.0).save(tmp_path / "pulled")
+    assert evidence_in(tmp_path / "pulled", pulled) is None
+    push_vectors(tmp_path / "pulled", "ann/again")
+    assert CARD_FILE not in hub.repos["ann/again"].files
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"{", "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b"{}", "key 'run' is missing"),
+        (b"other", "layer 8 differs"),
+        (b"escape", "key 'answer'"),
+    ],
+)
+def test_damaged_or_borrowed_evidence_is_refused(
+    folder: Path, vectors: SteeringVectorSet, tmp_path: Path, data: bytes, message: str
+) -> None:
+    evidence = measured_effect(vectors, measured(tmp_path / "run"))
+    if data == b"other":
+        layers = {**evidence.vectors, "layer_8.npy": "0" * 64}
+        data = evidence.model_copy(update={"vectors": layers}).as_bytes()
+    elif data == b"escape":
+        data = evidence.model_copy(update={"answer": "\x1b[2J"}).as_bytes()
+    (folder / CARD_FILE).write_bytes(data)
+    with pytest.raises(VectorError, match=message):
+        evidence_in(folder, load_vectors(folder))
 
 
 def test_the_card_says_when_no_cell_met_the_limits(
