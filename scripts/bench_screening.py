@@ -28,9 +28,10 @@ from mlx_steer.experiment import condition_sets as design
 from mlx_steer.experiment.execute import run_experiment
 from mlx_steer.experiment.program import lean, screening_rank
 from mlx_steer.experiment.rows import prompt_ids
-from mlx_steer.metrics import Cell, RunData, cell_of, choose_cell, judged, load_run
+from mlx_steer.metrics import Cell, cell_of, choose_cell, judged
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.reader import RunData, load_run
 from mlx_steer.run.records import Lean
 
 LAYERS, STRENGTHS = "9,12,15,18", "0.5,1.0,1.5"

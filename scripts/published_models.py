@@ -247,6 +247,7 @@ def built(config: Config) -> nn.Module:
         # Some networks have a head of their own until they see that the weights have none.
         if part is not None and text["tie_word_embeddings"] and "lm_head" in part:
             part.pop("lm_head")
+            part.tie_word_embeddings = True
     network.set_dtype(mx.bfloat16)
     return network
 

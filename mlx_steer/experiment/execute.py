@@ -26,11 +26,11 @@ from mlx_steer.experiment.plan import batch_for
 from mlx_steer.experiment.program import Stages
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.judge import judge_response
-from mlx_steer.metrics import load_run
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
 from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     FORMAT_VERSION,
     BehaviorRecord,

@@ -22,9 +22,10 @@ from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.rows import Rows, prompt_ids
 from mlx_steer.extraction.gates import GateFit, fit_gate
 from mlx_steer.extraction.pairs import pair_states
-from mlx_steer.metrics import cell_of, choose_cell, choose_system_prompt, judged, load_run
+from mlx_steer.metrics import cell_of, choose_cell, choose_system_prompt, judged
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     Choice,
     GatedChoice,

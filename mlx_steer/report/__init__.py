@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mlx_steer.errors import RunError
 from mlx_steer.files import write_beside
-from mlx_steer.metrics import RunData, compute_metrics, judged, load_run, read_labels
+from mlx_steer.metrics import compute_metrics, judged
 from mlx_steer.metrics.metrics_file import FILE, metrics_text
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.reader import RunData, load_run, read_labels
 from mlx_steer.run.records import LABELS_VERSION, Labels
 from mlx_steer.words import Verdict
 

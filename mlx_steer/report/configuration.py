@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 
-from mlx_steer.metrics import RunData
 from mlx_steer.metrics.numbers import MEASURES
 from mlx_steer.report.document import Block, Bullets, Cell, Paragraph, Table
 from mlx_steer.report.findings import limits_in_words
 from mlx_steer.report.wording import number, one_line
+from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import Manifest
 
 

@@ -10,15 +10,16 @@ import json
 import re
 from collections.abc import Collection, Mapping
 from functools import cache
-from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mlx_steer.files import CONTROL, TURNING
-from mlx_steer.metrics import ConditionRecord, RunData, Scored
 from mlx_steer.metrics.measure import ScoredRun
+from mlx_steer.metrics.verdicts import Scored
 from mlx_steer.report.document import Document
+from mlx_steer.run.reader import RunData
+from mlx_steer.run.records import ConditionRecord
 from mlx_steer.words import PromptSet, Verdict
 
 SETS: tuple[PromptSet, ...] = ("target", "other", "borderline")
@@ -62,7 +63,7 @@ def render(
 
 def browser_data(
     run: RunData, scored: Mapping[str, Scored], chosen: Collection[str]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """What the response browser shows, in lists that refer to one another by index."""
     conditions = ScoredRun(run, scored).ordered
     cells = {(_gated(c), c.layer, c.strength) for c in conditions if c.name in chosen}
@@ -118,7 +119,7 @@ def _gated(condition: ConditionRecord) -> bool:
     return bool(condition.gates)
 
 
-def _row(run: RunData, key: str, scored: Scored, rules: list[str]) -> list[Any]:
+def _row(run: RunData, key: str, scored: Scored, rules: list[str]) -> list[object]:
     text = run.rows[key].text
     start, end = (_utf16(text, offset) for offset in scored.judgement.span)
     perplexity = scored.perplexity

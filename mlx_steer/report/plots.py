@@ -1,31 +1,29 @@
-"""The plots of the report as PNG bytes, drawn without a display.
+"""The plots of the report as PNG bytes, each from the numbers it needs."""
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; the background is light.
-"""
-
-import io
 import math
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from mlx_steer.metrics.halves import ConditionNumbers, Outcome
 from mlx_steer.metrics.metrics_file import Metrics
-from mlx_steer.metrics.numbers import MEASURES, Measure, Share
+from mlx_steer.metrics.numbers import MEASURES, Measure
+from mlx_steer.report.drawing import (
+    COLOURS,
+    MARKERS,
+    band,
+    heatmap,
+    new_figure,
+    percent_axis,
+    png,
+    spread,
+    tidy,
+    whiskers,
+)
 from mlx_steer.run.records import CONTROL_KINDS
 
-DPI = 110
-COLOURS = {
-    "target": "#0072B2",
-    "false_positive": "#D55E00",
-    "borderline": "#CC79A7",
-    "incoherent": "#555555",
-}
-MARKERS = {"target": "o", "false_positive": "s", "borderline": "D", "incoherent": "x"}
 KIND_COLOURS = {
     "base": "#000000",
     "prompt": "#E69F00",
@@ -50,33 +48,7 @@ def draw(metrics: Metrics) -> dict[str, bytes]:
         "controls": _controls(metrics),
         "gate_roc": _gate_roc(metrics),
     }
-    return {name: _png(figure) for name, figure in figures.items() if figure is not None}
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    # The version of matplotlib would make the bytes depend on it.
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _percent_axis(axes: Axes, which: str, label: str) -> None:
-    axis = axes.yaxis if which == "y" else axes.xaxis
-    (axes.set_ylim if which == "y" else axes.set_xlim)(-3, 103)
-    axis.set_ticks(range(0, 101, 20))
-    axis.set_label_text(f"{label} (%)")
+    return {name: png(figure) for name, figure in figures.items() if figure is not None}
 
 
 def _norm_by_layer(metrics: Metrics) -> Figure | None:
@@ -88,7 +60,7 @@ def _norm_by_layer(metrics: Metrics) -> Figure | None:
     hidden = [v.hidden_norm for v in vectors.layers if v.hidden_norm is not None]
     if len(hidden) < len(layers):  # imported vectors
         return None
-    figure = _figure(9, 3.4)
+    figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)
     left.plot(layers, hidden, "s-", color="#E69F00", ms=4, label="hidden states (mean)")
     left.plot(layers, norms, "o-", color="#0072B2", ms=4, label="steering vector")
@@ -106,7 +78,7 @@ def _norm_by_layer(metrics: Metrics) -> Figure | None:
     for axes in (left, right):
         axes.set_xlabel("layer (decoder block, from 0)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _tidy(axes)
+        tidy(axes)
     return figure
 
 
@@ -118,7 +90,7 @@ def _sweep_heatmap(metrics: Metrics) -> Figure | None:
     strengths = sorted({c.strength for c in cells if c.strength is not None})
     chosen = metrics.select.chosen
     width = max(7.0, 2.6 + 1.5 * len(strengths))
-    figure = _figure(width, 1.5 + 0.32 * max(4, len(layers)))
+    figure = new_figure(width, 1.5 + 0.32 * max(4, len(layers)))
     panels = figure.subplots(1, 2, sharey=True)
     measures: tuple[Measure, ...] = ("target", "false_positive")
     for axes, measure, colours in zip(panels, measures, ("Blues", "Oranges"), strict=True):
@@ -132,7 +104,7 @@ def _sweep_heatmap(metrics: Metrics) -> Figure | None:
                 box = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=3)
                 box.set(zorder=3, clip_on=False)
                 axes.add_patch(box)
-        image = _heatmap(axes, grid, colours)
+        image = heatmap(axes, grid, colours)
         axes.set_xticks(range(len(strengths)), [f"{s:g}" for s in strengths])
         axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
         axes.set_xlabel("strength")
@@ -146,37 +118,25 @@ def _sweep_heatmap(metrics: Metrics) -> Figure | None:
     return figure
 
 
-def _heatmap(axes: Axes, grid: Sequence[Sequence[float]], colours: str) -> AxesImage:
-    """A grid of percentages, with its numbers."""
-    image = axes.imshow(grid, cmap=colours, vmin=0, vmax=100, aspect="auto", origin="lower")
-    for row, values in enumerate(grid):
-        for column, value in enumerate(values):
-            text = "–" if math.isnan(value) else f"{value:.0f}"
-            colour = "white" if value > 60 else "black"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.spines[:].set_visible(False)
-    return image
-
-
 def _dose_response(metrics: Metrics) -> Figure | None:
     panels = _dose_panels(metrics)
     if not panels:
         return None
     columns, rows = min(2, len(panels)), (len(panels) + 1) // 2
-    figure = _figure(4.7 * columns + 0.6, 3.3 * rows + 0.6)
+    figure = new_figure(4.7 * columns + 0.6, 3.3 * rows + 0.6)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     drawn = [axes for row in grid for axes in row]
     for axes, (title, points) in zip(drawn, panels, strict=False):
         for measure in MEASURES:
             rates = [(x, c.of(measure)) for x, c in points]
-            _band(axes, measure, rates, metrics.behavior.rate(measure))
+            band(axes, measure, rates, metrics.behavior.rate(measure))
         apart = [(x, c.incoherent) for x, c in points]
-        _band(axes, "incoherent", apart, metrics.behavior.incoherent)
+        band(axes, "incoherent", apart, metrics.behavior.incoherent)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("strength (factor on the vector)")
         axes.set_xticks([x for x, _ in points], [f"{x:g}" for x, _ in points])
-        _percent_axis(axes, "y", "rows")
-        _tidy(axes)
+        percent_axis(axes, "y", "rows")
+        tidy(axes)
     for axes in drawn[len(panels) :]:
         axes.set_visible(False)
     for row in grid:
@@ -219,29 +179,6 @@ def _dose_panels(metrics: Metrics) -> list[tuple[str, _Doses]]:
     return panels
 
 
-def _band(axes: Axes, measure: str, shares: Sequence[tuple[float, Share]], label: str) -> None:
-    known = [(x, share) for x, share in shares if share.n]
-    if not known:
-        return
-    xs = [x for x, _ in known]
-    axes.fill_between(
-        xs,
-        [100 * r.low for _, r in known],
-        [100 * r.high for _, r in known],
-        color=COLOURS[measure],
-        alpha=0.1,
-        linewidth=0,
-    )
-    axes.plot(
-        xs,
-        [r.percent for _, r in known],
-        MARKERS[measure] + ("--" if measure == "incoherent" else "-"),
-        color=COLOURS[measure],
-        ms=5.5,
-        label=label,
-    )
-
-
 def _tradeoff(metrics: Metrics) -> Figure | None:
     every: list[Outcome] = [*metrics.test.conditions, *metrics.test.fixed]
     kept = [c for c in every if c.kind not in CONTROL_KINDS and c.target.n and c.false_positive.n]
@@ -249,27 +186,27 @@ def _tradeoff(metrics: Metrics) -> Figure | None:
         return None
     words = metrics.behavior
     height = max(4.6, 0.34 * len(kept) + 1.4)
-    figure = _figure(8.2, height)
+    figure = new_figure(8.2, height)
     axes = figure.subplots()
     shown = sorted(kept, key=lambda c: (c.target.percent, -c.false_positive.percent))
-    heights = _spread([c.target.percent for c in shown], 20 / (height - 1))
+    heights = spread([c.target.percent for c in shown], 20 / (height - 1))
     for condition, label_height in zip(shown, heights, strict=True):
         _point(axes, condition, label_height)
     axes.plot([0, 100], [0, 100], ":", color="#999999", lw=1)
-    _percent_axis(axes, "x", f"{words.rate('false_positive')}, false positives")
-    _percent_axis(axes, "y", words.rate("target"))
+    percent_axis(axes, "x", f"{words.rate('false_positive')}, false positives")
+    percent_axis(axes, "y", words.rate("target"))
     axes.set_title(
         "test half; whiskers: Wilson 95 % intervals; dotted: both rates equal",
         fontsize=10,
     )
-    _tidy(axes)
+    tidy(axes)
     return figure
 
 
 def _point(axes: Axes, condition: Outcome, label_height: float) -> None:
     """A condition between its two rates, with whiskers, and its name to the right."""
     x, y = condition.false_positive.percent, condition.target.percent
-    across, up = (_whiskers([share]) for share in (condition.false_positive, condition.target))
+    across, up = (whiskers([share]) for share in (condition.false_positive, condition.target))
     axes.errorbar(
         [x],
         [y],
@@ -300,26 +237,6 @@ def _point(axes: Axes, condition: Outcome, label_height: float) -> None:
     )
 
 
-def _whiskers(shares: Sequence[Share]) -> list[list[float]]:
-    """How far the intervals reach below and above the rates, in percent."""
-    return [
-        [share.percent - 100 * share.low for share in shares],
-        [100 * share.high - share.percent for share in shares],
-    ]
-
-
-def _spread(values: Sequence[float], space: float) -> list[float]:
-    """Ascending values moved as little as need be to lie `space` apart, within -2 to 102."""
-    placed: list[float] = []
-    for value in values:
-        placed.append(max(value, placed[-1] + space) if placed else value)
-    limit = 102.0
-    for index in reversed(range(len(placed))):
-        placed[index] = min(placed[index], limit)
-        limit = placed[index] - space
-    return placed
-
-
 def _controls(metrics: Metrics) -> Figure | None:
     if metrics.controls is None:
         return None
@@ -328,7 +245,7 @@ def _controls(metrics: Metrics) -> Figure | None:
     by_name = {c.name: c for c in metrics.test.conditions}
     shown = [by_name[name] for name in names if name in by_name]
     words = metrics.behavior
-    figure = _figure(8, 1.5 + 0.36 * len(shown))
+    figure = new_figure(8, 1.5 + 0.36 * len(shown))
     axes = figure.subplots()
     offsets: tuple[tuple[float, Measure], ...] = ((-0.13, "target"), (0.13, "false_positive"))
     for offset, measure in offsets:
@@ -336,7 +253,7 @@ def _controls(metrics: Metrics) -> Figure | None:
         axes.errorbar(
             [share.percent for _, share in known],
             [i + offset for i, _ in known],
-            xerr=_whiskers([share for _, share in known]),
+            xerr=whiskers([share for _, share in known]),
             fmt=MARKERS[measure],
             color=COLOURS[measure],
             elinewidth=1.2,
@@ -351,8 +268,8 @@ def _controls(metrics: Metrics) -> Figure | None:
             axes.axhspan(index - 0.45, index + 0.45, color="#0072B2", alpha=0.08, linewidth=0)
             axes.get_yticklabels()[index].set_fontweight("bold")
     axes.invert_yaxis()
-    _percent_axis(axes, "x", "rows")
-    _tidy(axes)
+    percent_axis(axes, "x", "rows")
+    tidy(axes)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
@@ -373,7 +290,7 @@ def _gate_roc(metrics: Metrics) -> Figure | None:
     if not gates:
         return None
     sets = metrics.behavior.sets
-    figure = _figure(5.4 * len(gates) + 0.4, 5.6)
+    figure = new_figure(5.4 * len(gates) + 0.4, 5.6)
     panels = figure.subplots(1, len(gates), squeeze=False)[0]
     for axes, gate in zip(panels, gates, strict=True):
         axes.plot([0, 100], [0, 100], ":", color="#bbbbbb", lw=1)
@@ -392,9 +309,9 @@ def _gate_roc(metrics: Metrics) -> Figure | None:
             axes.plot([100 * x], [100 * y], "o", color=colour, mec="black", ms=8, clip_on=False)
         under = f"gate under prompt {gate.system_prompt}" if gate.system_prompt else "gate"
         axes.set_title(f"{under}, layer {gate.layer}", fontsize=10)
-        _percent_axis(axes, "x", "opened though it should stay shut")
-        _percent_axis(axes, "y", f"{sets['target']} prompts opened")
-        _tidy(axes)
+        percent_axis(axes, "x", "opened though it should stay shut")
+        percent_axis(axes, "y", f"{sets['target']} prompts opened")
+        tidy(axes)
         axes.legend(loc="lower right", frameon=False, fontsize=8)
     figure.supxlabel("marks: the threshold in use", fontsize=8, color="#555555")
     return figure

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from mlx_steer.metrics import RunData, Scored
 from mlx_steer.metrics.metrics_file import Metrics
+from mlx_steer.metrics.verdicts import Scored
 from mlx_steer.report import findings, gate_sections, tables
 from mlx_steer.report.configuration import configuration
 from mlx_steer.report.document import (
@@ -17,6 +17,7 @@ from mlx_steer.report.document import (
     Section,
 )
 from mlx_steer.report.wording import fixed, number, one_line
+from mlx_steer.run.reader import RunData
 from mlx_steer.words import PromptSet
 
 QUOTED = {"target": 2, "other": 2, "borderline": 1}

@@ -17,10 +17,11 @@ from mlx_steer.errors import ConfigError, GenerationError, RunError
 from mlx_steer.experiment import condition_sets as design
 from mlx_steer.experiment import rows
 from mlx_steer.experiment.execute import run_experiment
-from mlx_steer.metrics import compute_metrics, load_run
+from mlx_steer.metrics import compute_metrics
 from mlx_steer.metrics.metrics_file import metrics_text
 from mlx_steer.model.load import load_model
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.reader import load_run
 from mlx_steer.vectors import load_vectors
 from tests.helpers.behaviors import behavior_folder
 from tests.helpers.small_run import Told, carry_out, config, left_behind

@@ -15,9 +15,9 @@ from mlx_steer.metrics import (
     choose_system_prompt,
     compute_metrics,
     judged,
-    load_run,
 )
 from mlx_steer.metrics.metrics_file import metrics_text, read_metrics
+from mlx_steer.run.reader import load_run
 from mlx_steer.stats import holm, wilson
 from tests.helpers.synthetic_run import (
     CHOICE,

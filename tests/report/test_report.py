@@ -7,10 +7,10 @@ import time
 import pytest
 
 from mlx_steer.errors import RunError
-from mlx_steer.metrics import load_run
 from mlx_steer.metrics.metrics_file import read_metrics
 from mlx_steer.report import findings, markdown, plots, write_report
 from mlx_steer.report.page import browser_data, script_json
+from mlx_steer.run.reader import load_run
 from tests.helpers.synthetic_run import CHOICE, REFUSAL, Synthetic, row_key, small_run
 
 NASTY = (

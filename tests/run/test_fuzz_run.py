@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_steer.metrics import compute_metrics, judged, load_run
+from mlx_steer.metrics import compute_metrics, judged
 from mlx_steer.metrics.metrics_file import metrics_text
 from mlx_steer.report import markdown, sections
 from mlx_steer.report.measured_effect import measured_effect
 from mlx_steer.run.directory import RunDirectory
-from mlx_steer.run.reader import read_labels
+from mlx_steer.run.reader import load_run, read_labels
 from mlx_steer.run.records import Manifest, Row, Score
 from mlx_steer.vectors import load_vectors
 from mlx_steer.vectors.model_card import model_card

@@ -9,9 +9,10 @@ from huggingface_hub import constants
 
 from mlx_steer.conditions import Gate
 from mlx_steer.errors import RunError, VectorError
-from mlx_steer.metrics import compute_metrics, load_run
+from mlx_steer.metrics import compute_metrics
 from mlx_steer.metrics.metrics_file import metrics_text
 from mlx_steer.report.measured_effect import measured_effect
+from mlx_steer.run.reader import load_run
 from mlx_steer.vectors import GateInfo, SteeringVector, SteeringVectorSet, load_vectors
 from mlx_steer.vectors.evidence import CARD_FILE, evidence_in
 from mlx_steer.vectors.model_card import model_card
