@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing
 from importlib import resources
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 from starlette.applications import Starlette
@@ -27,8 +29,10 @@ from mlx_steer.serve.problems import Problem, from_validation
 from mlx_steer.serve.protocol import ChatRequest, Steer, TextRequest
 from mlx_steer.serve.telemetry import prometheus
 
+_T = TypeVar("_T")
 _Body = TypeVar("_Body", bound=BaseModel)
-_Handler = Callable[[Request], Awaitable[Response]]
+# A client may be slow, but not for ever.
+_BODY_SECONDS = 30
 
 
 class PresetRequest(BaseModel):
@@ -71,6 +75,7 @@ def make_app(service: Service, access: Access) -> Guard:
 class _Routes:
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._tokenising = asyncio.Lock()
         self._page = resources.files("mlx_steer.serve").joinpath("playground.html")
 
     async def page(self, request: Request) -> Response:
@@ -119,7 +124,7 @@ class _Routes:
         catalog = self._service.catalog
         found: dict[str, JsonValue] = {}
         for name, vectors in catalog.vectors.items():
-            evidence = catalog.evidence.get(name)
+            measured = catalog.measured(name)
             found[name] = {
                 "behavior": vectors.metadata.behavior,
                 "layers": {
@@ -130,8 +135,7 @@ class _Routes:
                     for layer, vector in vectors.items()
                 },
                 "gates": [gate.name for gate in vectors.gates],
-                "measured_doses": list(evidence.doses) if evidence else [],
-                "answer": dict(evidence.answer) if evidence else None,
+                "measured": None if measured is None else measured.told(),
             }
         presets = {p.name: _steering(p) for p in list(catalog.presets.values())}
         return JSONResponse({"model": catalog.offered.model, "vectors": found, "presets": presets})
@@ -144,38 +148,80 @@ class _Routes:
 
     async def chat(self, request: Request) -> Response:
         """A chat completion."""
-        return await self._complete(await _read(request, ChatRequest))
+        return await self._complete(request, await _read(request, ChatRequest))
 
     async def text(self, request: Request) -> Response:
         """A text completion."""
-        return await self._complete(await _read(request, TextRequest))
+        return await self._complete(request, await _read(request, TextRequest))
 
-    async def _complete(self, body: ChatRequest | TextRequest) -> Response:
-        order = understood(self._service, body)
+    async def _complete(self, request: Request, body: ChatRequest | TextRequest) -> Response:
+        # Long prompts are tokenised beside the event loop, one at a time.
+        async with self._tokenising:
+            order = await asyncio.to_thread(understood, self._service, body)
         if not body.stream:
-            return JSONResponse(await whole(self._service, order))
+            return JSONResponse(await _unless_gone(request, whole(self._service, order)))
         stream = streamed(self._service, order)
         # The first event is waited for, so that what is refused has its own status.
-        first = await anext(stream)
+        first = await _unless_gone(request, _next(stream))
 
-        async def all_events():  # type: ignore[no-untyped-def]
-            yield first
-            async for one in stream:
-                yield one
+        async def all_events() -> AsyncIterator[str]:
+            async with aclosing(stream):
+                yield first
+                async for one in stream:
+                    yield one
 
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(all_events(), media_type="text/event-stream", headers=headers)
 
 
-async def _read(request: Request, kind: type[_Body]) -> _Body:
-    """A request's body, of bounded size whatever its header says."""
-    data = bytearray()
-    async for part in request.stream():
-        data += part
-        if len(data) > LARGEST_BODY:
-            raise Problem(413, f"the body is larger than {LARGEST_BODY} bytes; send less")
+async def _next(stream: AsyncIterator[str]) -> str:
+    return await anext(stream)
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """The result of some work, which is given up when the client hangs up.
+
+    Raises:
+        ClientDisconnect: If it did.
+    """
+    working = asyncio.create_task(work)
+    watching = asyncio.create_task(_gone_from(request))
     try:
-        value = json.loads(bytes(data))
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _gone_from(request: Request) -> None:
+    # The body has been read: what comes now can only say that nobody waits any more.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _bytes_of(request: Request) -> bytes:
+    """A request's body, of bounded size whatever its header says, and in bounded time."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for part in request.stream():
+                data += part
+                if len(data) > LARGEST_BODY:
+                    raise Problem(413, f"the body is larger than {LARGEST_BODY} bytes; send less")
+    except TimeoutError:
+        raise Problem(408, f"the body did not come within {_BODY_SECONDS} s") from None
+    return bytes(data)
+
+
+async def _read(request: Request, kind: type[_Body]) -> _Body:
+    """A request's body as what it should be."""
+    data = await _bytes_of(request)
+    try:
+        value = json.loads(data)
     except (ValueError, RecursionError):
         raise Problem(400, "the body is not JSON", None, "invalid_json") from None
     try:
@@ -195,7 +241,7 @@ def _entry(model: str, preset: Preset | None = None) -> dict[str, JsonValue]:
     }
     if preset is not None:
         entry["steering"] = _steering(preset)
-        entry["evidence"] = dict(preset.evidence.answer) if preset.evidence else None
+        entry["evidence"] = None if preset.measured is None else preset.measured.told()
     return entry
 
 
@@ -204,7 +250,8 @@ def _steering(preset: Preset) -> list[JsonValue]:
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    assert isinstance(error, Problem)
+    if not isinstance(error, Problem):
+        raise error
     wait = {} if error.retry_after is None else {"retry-after": str(error.retry_after)}
     return JSONResponse(error.body(), error.status, headers=wait)
 

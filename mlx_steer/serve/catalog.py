@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
@@ -16,37 +15,46 @@ from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import MOST_VECTORS, Steer
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
+from mlx_steer.vectors.evidence import Evidence, evidence_in
 
-EVIDENCE_FILE = "card.json"
 MOST_PRESETS = 200
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # Without evidence, relative doses beyond this are called unmeasured and high.
 _USUAL_DOSE = 1.0
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Measured:
     """What a run measured with vectors, as far as a server needs it.
 
     Attributes:
-        answer: The run's answer, as in its metrics.json.
-        doses: Relative doses that were measured, from the smallest to the largest.
+        behavior: Its title.
+        answer: What came out, in a sentence or two.
+        layer: The cell that was chosen; None if none was.
+        strength: Its strength.
+        dose: Its relative dose.
     """
 
-    answer: Mapping[str, JsonValue] = field(default_factory=dict)
-    doses: tuple[float, ...] = ()
+    behavior: str
+    answer: str
+    layer: int | None = None
+    strength: float | None = None
+    dose: float | None = None
 
     @staticmethod
-    def of(folder: Path) -> Evidence | None:
-        """The evidence kept in a vectors folder; None if there is none that can be read."""
-        try:
-            card = json.loads((folder / EVIDENCE_FILE).read_text(encoding="utf-8"))
-            answer = card["answer"]
-            doses = sorted(float(dose) for dose in card.get("doses", ()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return None
-        return Evidence(answer, tuple(doses)) if isinstance(answer, dict) else None
+    def of(evidence: Evidence, vectors: SteeringVectorSet) -> Measured:
+        """What is kept of the evidence beside vectors."""
+        layer, strength = evidence.layer, evidence.strength
+        if layer is None or strength is None or layer not in vectors:
+            return Measured(evidence.title, evidence.answer)
+        dose = vectors[layer].relative_dose(strength)
+        return Measured(evidence.title, evidence.answer, layer, strength, dose)
+
+    def told(self) -> dict[str, JsonValue]:
+        """As responses have it."""
+        return dict(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class Preset:
 
     name: str
     steering: tuple[Steer, ...]
-    evidence: Evidence | None = None
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -91,19 +99,19 @@ class Catalog:
     Args:
         offered: The model that is served.
         vectors: By name: sets that fit it.
-        evidence: By vectors' name, where there is some.
+        measured: By vectors' name: what a run measured with them.
     """
 
     def __init__(
         self,
         offered: Offered,
         vectors: Mapping[str, SteeringVectorSet],
-        evidence: Mapping[str, Evidence] | None = None,
+        measured: Mapping[str, Measured] | None = None,
     ) -> None:
         """See the class."""
         self.offered = offered
         self.vectors = dict(vectors)
-        self.evidence = dict(evidence or {})
+        self._measured = dict(measured or {})
         self.presets: dict[str, Preset] = {}
         self._lock = threading.Lock()
 
@@ -124,7 +132,7 @@ class Catalog:
             VectorError: If a folder is no vectors folder, does not fit, or a name stands twice.
         """
         vectors: dict[str, SteeringVectorSet] = {}
-        evidence: dict[str, Evidence] = {}
+        measured: dict[str, Measured] = {}
         notes: list[str] = []
         for given, folder in named:
             found = load_vectors(folder)
@@ -134,9 +142,13 @@ class Catalog:
                 raise VectorError(f"two vectors are called {name!r}; name them: NAME=DIR")
             notes += found.check_fits(offered.hidden_size, offered.num_layers, offered.model)
             vectors[name] = found
-            if known := Evidence.of(folder):
-                evidence[name] = known
-        return Catalog(offered, vectors, evidence), notes
+            if evidence := evidence_in(folder, found):
+                measured[name] = Measured.of(evidence, found)
+        return Catalog(offered, vectors, measured), notes
+
+    def measured(self, name: str) -> Measured | None:
+        """What is known of vectors' effect."""
+        return self._measured.get(name)
 
     def add_preset(self, name: str, steering: tuple[Steer, ...]) -> Preset:
         """Offer a condition under a name; an earlier one of that name is replaced.
@@ -149,8 +161,8 @@ class Catalog:
         except VectorError as error:
             raise invalid(str(error), "name") from None
         self._condition(steering)
-        evidence = self.evidence.get(steering[0].vector) if len(steering) == 1 else None
-        preset = Preset(name, steering, evidence)
+        measured = self.measured(steering[0].vector) if len(steering) == 1 else None
+        preset = Preset(name, steering, measured)
         with self._lock:
             if name not in self.presets and len(self.presets) >= MOST_PRESETS:
                 raise Problem(
@@ -231,7 +243,12 @@ class Catalog:
             raise invalid(str(error), f"{where}.layer") from None
         strength = item.strength
         if item.dose is not None:
-            strength = item.dose / vector.relative_dose(1.0)
+            one = vector.relative_dose(1.0)
+            if not one:
+                raise invalid(
+                    f"the dose of {item.vector} is unknown; give a strength", f"{where}.dose"
+                )
+            strength = item.dose / one
         if strength is None:
             strength = 1.0
         if item.operator == "ablate" and not 0 <= strength <= 1:
@@ -253,18 +270,22 @@ class Catalog:
         """A sentence about a dose that nothing is known of."""
         if act.operator != "add":
             return None
-        dose = abs(self.vectors[name][act.layer].relative_dose(act.strength))
-        evidence = self.evidence.get(name)
-        if evidence is not None and evidence.doses:
-            low, high = evidence.doses[0], evidence.doses[-1]
-            if dose > high * 1.001:
-                return (
-                    f"the relative dose {dose:.2f} of {name} lies above the measured range "
-                    f"({low:.2f} to {high:.2f}); responses may fall apart"
-                )
+        dose = self.vectors[name][act.layer].relative_dose(act.strength)
+        if dose is None:
             return None
-        if dose > _USUAL_DOSE:
-            return f"the relative dose {dose:.2f} of {name} is high and was never measured"
+        measured = self.measured(name)
+        if measured is None or measured.layer is None or measured.dose is None:
+            if abs(dose) > _USUAL_DOSE:
+                return f"the relative dose {dose:.2f} of {name} is high and was never measured"
+            return None
+        if act.layer != measured.layer:
+            return f"{name} was measured at layer {measured.layer}, and not at {act.layer}"
+        low, high = sorted((0.0, measured.dose))
+        if not low - _ROUNDING <= dose <= high + _ROUNDING:
+            return (
+                f"the relative dose {dose:.2f} of {name} lies outside of what was measured "
+                f"({low:.2f} to {high:.2f}); responses may fall apart"
+            )
         return None
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pydantic import JsonValue
+
+from mlx_steer.engine.jobs import Sampling
 from mlx_steer.errors import SteerError
 from mlx_steer.model.chat import ChatFormat
+from mlx_steer.serve.calls import Calls, Json
 from mlx_steer.serve.catalog import Catalog, Resolved
-from mlx_steer.serve.live import Ask, Begun, Choosing, Ended, Event, Live, Ticket, Token
+from mlx_steer.serve.choices import LOST, Choice
+from mlx_steer.serve.live import Ask, Event, Live, Ticket, Token
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import ChatRequest, TextRequest
 from mlx_steer.serve.replies import (
     DONE,
-    Choice,
     Envelope,
-    Json,
     chat_choice,
     chat_logprobs,
     chunk_choice,
@@ -57,6 +60,7 @@ class Order:
         envelope: What its responses repeat.
         resolved: What steers.
         stop: Its stop strings.
+        tools: The tools that are offered.
         usage: Whether a stream ends with a chunk of usage.
     """
 
@@ -64,12 +68,20 @@ class Order:
     envelope: Envelope
     resolved: Resolved
     stop: tuple[str, ...]
+    tools: tuple[dict[str, JsonValue], ...]
     usage: bool
 
     @property
     def kind(self) -> Literal["chat", "text"]:
         """Which API it came by."""
         return "chat" if self.envelope.chat else "text"
+
+    def choices(self, chat: ChatFormat) -> list[Choice]:
+        """Its responses before they begin."""
+        return [
+            Choice(Stops(self.stop), Calls(chat, self.tools) if self.tools else None)
+            for _ in self.asks
+        ]
 
 
 def understood(service: Service, request: ChatRequest | TextRequest) -> Order:
@@ -88,8 +100,8 @@ def understood(service: Service, request: ChatRequest | TextRequest) -> Order:
     if limit is not None and len(ids) + (asked or 1) > limit:
         raise Problem(
             400,
-            f"the prompt has {len(ids)} tokens; {asked or 1} more exceed the {limit} that the model "
-            "computes correctly; shorten the conversation or lower max_tokens",
+            f"the prompt has {len(ids)} tokens; {asked or 1} more exceed the {limit} that the "
+            "model computes correctly; shorten the conversation or lower max_tokens",
             "messages",
             "context_length_exceeded",
         )
@@ -101,13 +113,13 @@ def understood(service: Service, request: ChatRequest | TextRequest) -> Order:
         Ask(
             ids,
             resolved.condition,
-            Choosing(
+            Sampling(
                 longest,
                 temperature,
+                seed + i,
                 1.0 if request.top_p is None else request.top_p,
                 request.top_k or 0,
                 request.min_p or 0.0,
-                seed + i,
             ),
             request.wanted_logprobs,
             request.projections,
@@ -118,17 +130,17 @@ def understood(service: Service, request: ChatRequest | TextRequest) -> Order:
     model = request.model or service.catalog.offered.model
     envelope = Envelope(isinstance(request, ChatRequest), model, len(ids))
     usage = bool(options and options.include_usage)
-    return Order(asks, envelope, resolved, request.stop, usage)
+    return Order(asks, envelope, resolved, request.stop, _tools(request), usage)
 
 
 async def whole(service: Service, order: Order) -> Json:
     """The response to a request that is not streamed."""
-    choices = [Choice() for _ in order.asks]
+    choices = order.choices(service.chat)
     tickets = _submitted(service.live, order)
     try:
         async with asyncio.TaskGroup() as group:
             for ticket, choice in zip(tickets, choices, strict=True):
-                group.create_task(_gather(ticket, choice, order.stop))
+                group.create_task(_gather(ticket, choice))
     except* Problem as problems:
         raise problems.exceptions[0] from None
     finally:
@@ -136,38 +148,48 @@ async def whole(service: Service, order: Order) -> Json:
             ticket.cancel()
     make = chat_choice if order.envelope.chat else text_choice
     found = [make(i, c, _logprobs(service, order, c.tokens)) for i, c in enumerate(choices)]
+    told = _told(order, choices[0])
+    if order.asks[0].projections:
+        told["projections"] = [[t.projection for t in choice.tokens] for choice in choices]
     return {
         **order.envelope.head(chunk=False),
         "choices": list(found),
         "usage": order.envelope.usage(choices),
-        "steering": _told(order, choices[0]),
+        "steering": told,
     }
 
 
-async def streamed(service: Service, order: Order) -> AsyncIterator[str]:
-    """The response as server-sent events, each choice's tokens as they come."""
+async def streamed(service: Service, order: Order) -> AsyncGenerator[str, None]:
+    """The response as server-sent events, each choice's tokens as they come.
+
+    Raises:
+        Problem: If it is refused before the first event; later ones are events themselves.
+    """
+    choices = order.choices(service.chat)
     tickets = _submitted(service.live, order)
-    choices = [Choice() for _ in tickets]
     queue: asyncio.Queue[tuple[int, Event | None]] = asyncio.Queue()
     pumps = [asyncio.create_task(_pump(i, ticket, queue)) for i, ticket in enumerate(tickets)]
+    said_any = False
     try:
-        stops = [Stops(order.stop) for _ in tickets]
-        open_choices = set(range(len(tickets)))
-        while open_choices:
+        while any(choice.finish_reason is None for choice in choices):
             index, happened = await queue.get()
-            if index not in open_choices:
-                continue
-            choice, held = choices[index], stops[index]
-            for body in _chunks(service, order, index, choice, held, happened):
-                yield event({**order.envelope.head(chunk=True), **body})
+            choice = choices[index]
             if choice.finish_reason is not None:
-                open_choices.discard(index)
-                tickets[index].cancel()
+                continue
+            if happened is None:
+                raise LOST
+            for body in _chunks(service, order, index, choice, happened):
+                yield event({**order.envelope.head(chunk=True), **body})
+                said_any = True
+            if choice.finish_reason is not None:
+                tickets[index].cancel("stop")
         if order.usage:
             usage = order.envelope.usage(choices)
             yield event({**order.envelope.head(chunk=True), "choices": [], "usage": usage})
         yield DONE
     except Problem as problem:
+        if not said_any:
+            raise
         yield event(problem.body())
     finally:
         for pump in pumps:
@@ -177,37 +199,30 @@ async def streamed(service: Service, order: Order) -> AsyncIterator[str]:
 
 
 def _chunks(
-    service: Service, order: Order, index: int, choice: Choice, stops: Stops, happened: Event | None
+    service: Service, order: Order, index: int, choice: Choice, happened: Event
 ) -> list[Json]:
     """What one event adds to a stream."""
     kind = order.kind
-    if isinstance(happened, Begun):
-        choice.begun = happened
+    added = choice.take(happened)
+    if added.begun:
         first: Json = {"role": "assistant", "content": ""}
         return [{"choices": [chunk_choice(index, kind, first)], "steering": _told(order, choice)}]
-    if isinstance(happened, Token):
-        choice.tokens.append(happened)
-        text = stops.feed(happened.text)
-        choice.text += text
-        found: list[Json] = []
-        logprobs = _logprobs(service, order, [happened])
-        if text or logprobs is not None or happened.projection is not None:
-            body: Json = {"choices": [chunk_choice(index, kind, {"content": text}, logprobs)]}
-            if happened.projection is not None:
-                body["projection"] = happened.projection
-            found.append(body)
-        if stops.stopped:
-            choice.finish_reason = "stop"
-            found.append({"choices": [chunk_choice(index, kind, {}, None, "stop")]})
-        return found
-    if isinstance(happened, Ended) and happened.problem is None:
-        choice.finish_reason = happened.reason
-        rest = stops.rest()
-        choice.text += rest
-        delta: Json = {"content": rest} if rest else {}
-        return [{"choices": [chunk_choice(index, kind, delta, None, happened.reason)]}]
-    problem = happened.problem if isinstance(happened, Ended) else None
-    raise problem or Problem(500, "the response was lost; send the request again")
+    found: list[Json] = []
+    logprobs = _logprobs(service, order, [added.token] if added.token else [])
+    delta: Json = {"content": added.text} if added.text else {}
+    if added.thinking:
+        delta["reasoning_content"] = added.thinking
+    if added.calls:
+        delta["tool_calls"] = list(added.calls)
+    projection = added.token.projection if added.token else None
+    if delta or (added.token and (logprobs is not None or projection is not None)):
+        body: Json = {"choices": [chunk_choice(index, kind, delta, logprobs)]}
+        if projection is not None:
+            body["projection"] = projection
+        found.append(body)
+    if choice.finish_reason is not None:
+        found.append({"choices": [chunk_choice(index, kind, {}, None, choice.finish_reason)]})
+    return found
 
 
 def _submitted(live: Live, order: Order) -> list[Ticket]:
@@ -223,22 +238,13 @@ def _submitted(live: Live, order: Order) -> list[Ticket]:
     return tickets
 
 
-async def _gather(ticket: Ticket, choice: Choice, stop: Sequence[str]) -> None:
-    stops = Stops(stop)
+async def _gather(ticket: Ticket, choice: Choice) -> None:
     async for happened in ticket.events():
-        if isinstance(happened, Begun):
-            choice.begun = happened
-        elif isinstance(happened, Token):
-            choice.tokens.append(happened)
-            choice.text += stops.feed(happened.text)
-            if stops.stopped:
-                choice.finish_reason = "stop"
-                return
-        elif happened.problem is not None:
-            raise happened.problem
-        else:
-            choice.text += stops.rest()
-            choice.finish_reason = happened.reason
+        choice.take(happened)
+        if choice.finish_reason is not None:
+            ticket.cancel("stop")
+            return
+    raise LOST
 
 
 async def _pump(index: int, ticket: Ticket, queue: asyncio.Queue[tuple[int, Event | None]]) -> None:
@@ -249,17 +255,24 @@ async def _pump(index: int, ticket: Ticket, queue: asyncio.Queue[tuple[int, Even
 
 def _ids(chat: ChatFormat, request: ChatRequest | TextRequest) -> tuple[int, ...]:
     if isinstance(request, TextRequest):
-        return tuple(chat.response_ids(request.prompt))
+        own = str(chat.tokenizer.bos_token or "")
+        bare = bool(own) and request.prompt.startswith(own)
+        return tuple(chat.tokenizer.encode(request.prompt, add_special_tokens=not bare))
     messages: list[Any] = [message.rendered() for message in request.messages]
     try:
-        tools = () if request.tool_choice == "none" else request.tools or ()
-        return tuple(chat.conversation_ids(messages, tools))
+        return tuple(chat.conversation_ids(messages, _tools(request)))
     except SteerError as error:
         raise invalid(str(error), "messages") from error
 
 
+def _tools(request: ChatRequest | TextRequest) -> tuple[dict[str, JsonValue], ...]:
+    if isinstance(request, TextRequest) or request.tool_choice == "none":
+        return ()
+    return tuple(tool.model_dump() for tool in request.tools or ())
+
+
 def _logprobs(service: Service, order: Order, tokens: Sequence[Token]) -> Json | None:
-    if order.asks[0].logprobs is None:
+    if order.asks[0].logprobs is None or not tokens:
         return None
     every = {t.id for t in tokens} | {token for t in tokens for token, _ in t.top}
     names = {token: service.chat.decode([token]) for token in every}

@@ -7,29 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mlx_steer.conditions import Condition
+from mlx_steer.engine.jobs import Sampling
 from mlx_steer.serve.problems import Problem
 from mlx_steer.words import FinishReason
-
-
-@dataclass(frozen=True)
-class Choosing:
-    """How the next tokens of one row are chosen.
-
-    Attributes:
-        max_tokens: Response tokens at most.
-        temperature: 0 takes the best token; above, tokens are drawn.
-        top_p: Draw among the most probable tokens that together have this probability; 1 is all.
-        top_k: Draw among so many of the most probable tokens; 0 is all.
-        min_p: Draw among tokens with at least this part of the best one's probability.
-        seed: The same seed and request, the same tokens, whatever the neighbours.
-    """
-
-    max_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +19,14 @@ class Ask:
     Attributes:
         ids: The prompt's token ids, generation prompt included.
         condition: What steers; its system prompt is in `ids` already.
-        choosing: See `Choosing`.
+        sampling: How its tokens are chosen.
         logprobs: How many alternatives each token is given with; None without log-probabilities.
         projections: Whether each token comes with its hidden state's projection on the vector.
     """
 
     ids: tuple[int, ...]
     condition: Condition
-    choosing: Choosing
+    sampling: Sampling
     logprobs: int | None = None
     projections: bool = False
 
@@ -73,15 +53,17 @@ class Token:
     Attributes:
         id: The token.
         text: What it adds to the text; often nothing until a character is whole.
+        thinking: Whether that text belongs to the thinking before the answer.
         logprob: Log-probability under the steered model, before sampling options; None if not
             asked for.
         top: Alternatives with theirs, the best first.
-        projection: Of the hidden state at the first steered layer, plan included, on the vector's
-            direction; None if not asked for or not steered.
+        projection: Of the hidden state at the first steered layer, plan included, at the position
+            that predicts the token, on the vector's direction; None if not asked for.
     """
 
     id: int
     text: str
+    thinking: bool = False
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     projection: float | None = None
@@ -89,9 +71,16 @@ class Token:
 
 @dataclass(frozen=True)
 class Ended:
-    """The response is over; `problem` if it could not be finished."""
+    """The response is over.
+
+    Attributes:
+        reason: Why the model ended it.
+        text: What it ends with beyond its tokens' texts: a character that was never finished.
+        problem: Why it could not be finished.
+    """
 
     reason: FinishReason = "stop"
+    text: str = ""
     problem: Problem | None = None
 
 
@@ -104,7 +93,7 @@ class Ticket(Protocol):
     def events(self) -> AsyncIterator[Event]:
         """`Begun`, then tokens, then `Ended`; the last one always comes."""
 
-    def cancel(self) -> None:
+    def cancel(self, reason: str = "cancelled") -> None:
         """Nobody waits for it any more; its place is free from the next step on."""
 
 

@@ -133,11 +133,26 @@ class ChatMessage(_Body):
         return found | {key: value for key, value in more.items() if value is not None}
 
 
+class ToolFunction(BaseModel):
+    """A tool; what else it says is for the template."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ToolOffer(BaseModel):
+    """A tool that the model may call."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
+    type: Literal["function"] = "function"
+    function: ToolFunction
+
+
 class ChatRequest(_Sampled):
     """The body of /v1/chat/completions."""
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1, max_length=MOST_MESSAGES)]
-    tools: Annotated[tuple[dict[str, JsonValue], ...], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[tuple[ToolOffer, ...], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: JsonValue = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     logprobs: bool | None = None

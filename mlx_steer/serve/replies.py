@@ -11,28 +11,9 @@ from typing import Literal
 
 from pydantic import JsonValue
 
-from mlx_steer.serve.live import Begun, Token
-
-Json = dict[str, JsonValue]
-
-
-@dataclass
-class Choice:
-    """One response as far as it has come.
-
-    Attributes:
-        text: What may be shown of it.
-        tokens: Its tokens.
-        begun: What was told when its prompt was read.
-        finish_reason: Why it ended.
-        tool_calls: What it calls, parsed.
-    """
-
-    text: str = ""
-    tokens: list[Token] = field(default_factory=list)
-    begun: Begun = Begun()
-    finish_reason: str | None = None
-    tool_calls: list[Json] = field(default_factory=list)
+from mlx_steer.serve.calls import Json
+from mlx_steer.serve.choices import Choice
+from mlx_steer.serve.live import Token
 
 
 @dataclass(frozen=True)
@@ -43,7 +24,6 @@ class Envelope:
         chat: Whether it is a chat completion.
         model: The request's model id.
         prompt_tokens: Tokens of the prompt.
-        names: Texts of token ids, for log-probabilities.
     """
 
     chat: bool
@@ -76,14 +56,23 @@ class Envelope:
 def chat_choice(index: int, choice: Choice, logprobs: Json | None) -> Json:
     """One choice of a whole chat completion."""
     message: Json = {"role": "assistant", "content": choice.text}
+    if choice.thinking:
+        message["reasoning_content"] = choice.thinking
     if choice.tool_calls:
-        message |= {"content": choice.text or None, "tool_calls": list(choice.tool_calls)}
+        message |= {
+            "content": choice.text or None,
+            "tool_calls": [_without_index(call) for call in choice.tool_calls],
+        }
     return {
         "index": index,
         "message": message,
         "logprobs": logprobs,
         "finish_reason": choice.finish_reason,
     }
+
+
+def _without_index(call: Json) -> Json:
+    return {name: value for name, value in call.items() if name != "index"}
 
 
 def text_choice(index: int, choice: Choice, logprobs: Json | None) -> Json:

@@ -10,6 +10,10 @@ class Stops:
 
     Args:
         strings: The stop strings, none empty.
+
+    Attributes:
+        stopped: Whether one was found.
+        after: What had come behind it.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -17,6 +21,7 @@ class Stops:
         self._strings = tuple(strings)
         self._held = ""
         self.stopped = False
+        self.after = ""
 
     def feed(self, text: str) -> str:
         """What may be shown now that more text has come; sets `stopped` at a stop string."""
@@ -25,8 +30,10 @@ class Stops:
         held = self._held + text
         places = [place for one in self._strings if (place := held.find(one)) >= 0]
         if places:
-            self.stopped, self._held = True, ""
-            return held[: min(places)]
+            first = min(places)
+            stop = next(one for one in self._strings if held.startswith(one, first))
+            self.stopped, self._held, self.after = True, "", held[first + len(stop) :]
+            return held[:first]
         keep = max((_beginning(held, one) for one in self._strings), default=0)
         self._held = held[len(held) - keep :]
         return held[: len(held) - keep]
