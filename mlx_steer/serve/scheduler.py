@@ -172,17 +172,20 @@ class Scheduler:
         wave: list[Seat] = []
         longest = 0
         with self._changed:
-            while queue and len(others) + len(wave) < self._limits.rows:
-                ask, asks = queue[0].ask, [seat.ask for seat in wave]
-                longest = max(longest, deck.unread(queue[0]))
-                if wave:
-                    same = ask.ids == asks[-1].ids and ask.condition is asks[-1].condition
-                    unlike = bool(ask.condition.gates) != bool(asks[0].condition.gates)
-                    if unlike or not (same or (len(wave) + 1) * longest <= deck.piece()):
-                        break
+            for seat in list(queue):
+                ask, asks = seat.ask, [one.ask for one in wave]
+                if wave and bool(ask.condition.gates) != bool(asks[0].condition.gates):
+                    continue
+                if len(others) + len(wave) >= self._limits.rows:
+                    break
+                longest = max(longest, deck.unread(seat))
+                same = wave and ask.ids == asks[-1].ids and ask.condition is asks[-1].condition
+                if wave and not same and (len(wave) + 1) * longest > deck.piece():
+                    break
                 if not self._memory.fits([*others, *asks, ask]):
                     break
-                wave.append(queue.popleft())
+                queue.remove(seat)
+                wave.append(seat)
         return wave
 
     def _failed(self, failure: Failure) -> None:
