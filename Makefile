@@ -7,7 +7,7 @@ DEMO := runs/smollm2_135m_refusal
 PYTEST := $(BIN)/python -m pytest -q --dist worksteal -n logical
 
 # The real llama.cpp, which tests compare with; its interface changes, so the version is pinned.
-LLAMA_CPP := @node-llama-cpp/$(if $(filter Darwin,$(shell uname)),mac-arm64-metal,linux-x64)@3.22.1
+LLAMA_CPP := @node-llama-cpp/linux-x64@3.22.1
 
 .PHONY: setup llama-cpp demo test test-slow lint format clean
 

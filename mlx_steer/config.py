@@ -20,7 +20,7 @@ from pydantic import (
 
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
-from mlx_steer.words import DtypeChoice, GateMethod, Method, Scope, TokenPosition
+from mlx_steer.words import DtypeChoice, GateMethod, Method, Scope, Strategy, TokenPosition
 
 STRENGTHS = (0.5, 1.0, 1.5)
 """Factors on the raw vector."""
@@ -113,23 +113,46 @@ class Limits(_Section):
     incoherent: Fraction = 0.10
 
 
+class RaceConfig(_Section):
+    """Successive halving (Jamieson and Talwalkar 2016) over blocks of the select prompts.
+
+    Attributes:
+        cells: Cells of each kind that enter: the best of the screening.
+        rounds: How many; each doubles the prompts and halves the cells, the last has all prompts.
+        screened_prompts: Prompts of each set that the screening reads.
+    """
+
+    cells: Annotated[int, Field(ge=2, le=1000)] = 6
+    rounds: Annotated[int, Field(ge=2, le=6)] = 3
+    screened_prompts: Count = 20
+
+
 class SweepConfig(_Section):
     """The search for a layer and a strength, on the select half of the prompts.
 
     Attributes:
+        strategy: `grid` decodes every cell on every prompt, `race` drops those that are beaten.
         layers: Which of the vectors' layers; None for all of them.
         strengths: Factors on the raw vector.
         system_prompts: Names of the behavior's system prompts, or texts; they are compared too.
-        screen: Rank the cells before anything is generated and run only so many (see
+        screen: For a grid: rank the cells before anything is generated and run only so many (see
             screening.py); None runs them all.
+        race: For a race, see `RaceConfig`.
         limits: See `Limits`.
     """
 
+    strategy: Strategy = "grid"
     layers: tuple[int, ...] | None = None
     strengths: tuple[Strength, ...] = STRENGTHS
     system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
     screen: Count | None = None
+    race: RaceConfig = RaceConfig()
     limits: Limits = Limits()
+
+    @property
+    def screens(self) -> bool:
+        """Whether cells are ranked before anything is generated."""
+        return self.strategy == "race" or self.screen is not None
 
     @field_validator("layers", "strengths", "system_prompts", mode="before")
     @classmethod
@@ -268,10 +291,15 @@ class ExperimentConfig(_Section):
         thinking = model is not None and model.thinking
         if value == "thinking" and model is not None and not thinking:
             raise ValueError("acts on nothing unless the model thinks; set model.thinking: true")
-        if value == "answer" and thinking and sweep is not None and sweep.screen is not None:
+        if value == "answer" and thinking and sweep is not None and sweep.screens:
+            cure = (
+                "take sweep.strategy: grid"
+                if sweep.strategy == "race"
+                else ("leave sweep.screen out")
+            )
             raise ValueError(
-                "does not reach the first response token, which sweep.screen reads, while the "
-                "model thinks; leave sweep.screen out"
+                "does not reach the first response token, which the screening reads, while the "
+                f"model thinks; {cure}"
             )
         return value
 

@@ -52,5 +52,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DtypeChoice = Literal["auto", Dtype]
 """The dtype a user asks for; `auto` is the weights' own."""
 
+Strategy = Literal["grid", "race"]
+"""How a layer and a strength are searched for."""
+
 FinishReason = Literal["stop", "length"]
 """Why a response ended: the model ended it, or it has as many tokens as were asked for."""

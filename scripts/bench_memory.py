@@ -30,9 +30,10 @@ from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.memory import estimate
+from mlx_steer.engine.memory import Workload, estimate
 from mlx_steer.model.load import Model
-from mlx_steer.model.size import weight_bytes_of
+from mlx_steer.model.shape import Shape
+from mlx_steer.model.size import ModelSize, weight_bytes_of
 from mlx_steer.vectors import ModelInfo
 
 SHARED_TOKENS = 20
@@ -186,15 +187,8 @@ def measure(
     with one_near_tie(max_tokens - 1):
         complete(model, jobs, Sampling(max_tokens), rows)
     seconds = time.perf_counter() - start
-    found = estimate(
-        model.config,
-        weights,
-        model.dtype.size,
-        rows,
-        prompt_tokens,
-        max_tokens,
-        conditions=conditions,
-    )
+    size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
+    found = estimate(size, Workload(prompt_tokens, max_tokens, conditions), rows)
     return Line(
         model.info.id,
         rows,

@@ -1,12 +1,14 @@
 """The real llama.cpp, by its C interface: logits, hidden states and greedy tokens of a GGUF file.
 
 Its libraries come from the npm package that `make llama-cpp` installs. The layout of its parameters
-is that package's, so its version is pinned there.
+is that package's, so its version is pinned there; its loader is C++, and is called as Linux does on
+x86_64.
 """
 
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -93,6 +95,8 @@ def libraries() -> Libraries:
     Raises:
         FileNotFoundError: If they are not installed.
     """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise FileNotFoundError("llama.cpp is compared with on Linux on x86_64 only")
     root = Path(sys.prefix) / "llama.cpp"
     found = sorted(root.glob("node_modules/@node-llama-cpp/*/bins/*"))
     if not found:

@@ -71,7 +71,12 @@ class Check:
 def machine_checks() -> Iterator[Check]:
     """What does not depend on a model."""
     blas = openblas_status()
-    yield Check("BLAS", "machine", "pass" if blas.ok else "warn", detail=blas.detail)
+    yield Check(
+        "BLAS",
+        "machine",
+        "pass" if blas.ok else "warn",
+        detail=blas.state if blas.ok else blas.detail,
+    )
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 256, 256)).astype(np.float32)
     exact = a.astype(np.float64) @ b.astype(np.float64)

@@ -24,8 +24,8 @@ _COMMANDS = {
     "bake": "bake",
     "gate": "gate",
     "behaviors": "behaviors",
-    "plan": "health",
-    "doctor": "health",
+    "plan": "plan",
+    "doctor": "doctor",
 }
 
 

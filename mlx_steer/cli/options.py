@@ -239,3 +239,4 @@ behavior_option = click.option(
     help="A shipped behavior, or a folder of your own.",
 )
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print results only.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

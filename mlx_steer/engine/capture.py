@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from mlx_steer.engine.caches import join, make_room, take_rows
 from mlx_steer.engine.forward import Ids
 from mlx_steer.engine.guard import forward_of
+from mlx_steer.engine.limits import TOKENS_AT_ONCE, tokens_per_pass
 from mlx_steer.engine.prefill import Prefill, common_head
 from mlx_steer.model.load import Model
 
-# Of prompts and responses together: bounds the caches that are held.
-TOKENS_AT_ONCE = 8192
-# Of one pass: enough to fill a GPU; two CPU cores are full with fewer, and small passes are more
-# even in length.
-TOKENS_PER_PASS = 2048 if mx.metal.is_available() else 512
+TOKENS_PER_PASS = tokens_per_pass(mx.metal.is_available())
 # What a pass costs beside its tokens, in tokens (measured on two CPU cores).
 _PASS_COST = 32
 

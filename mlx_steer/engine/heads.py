@@ -7,7 +7,8 @@ from typing import Any
 
 from mlx_steer.engine.caches import join, take_rows
 from mlx_steer.engine.forward import Ids
-from mlx_steer.engine.jobs import PREFILL_TOKENS, SHORTEST_HEAD, Job
+from mlx_steer.engine.jobs import Job
+from mlx_steer.engine.limits import PREFILL_TOKENS, SHORTEST_HEAD
 from mlx_steer.engine.prefill import LayerPlans, Prefill, Prefilled, common_head
 
 

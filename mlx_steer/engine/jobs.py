@@ -9,14 +9,10 @@ from itertools import groupby
 
 from mlx_steer.conditions import Condition
 from mlx_steer.config import MAX_TOKENS
+from mlx_steer.engine.limits import PREFILL_TOKENS
 from mlx_steer.errors import GenerationError, VectorError
 from mlx_steer.model.load import Model
 from mlx_steer.words import FinishReason
-
-# Prompt tokens run through the network at a time; bounds the activations of a prefill.
-PREFILL_TOKENS = 8192
-# Below this many shared tokens a head of its own saves less than the extra calls cost.
-SHORTEST_HEAD = 8
 
 
 @dataclass(frozen=True)

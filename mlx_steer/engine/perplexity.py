@@ -15,11 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_steer.engine.guard import forward_of
+from mlx_steer.engine.limits import LOGITS_AT_ONCE
 from mlx_steer.engine.prefill import Prefill, Prefilled
 from mlx_steer.model.load import Model
-
-# Logits held at a time: rows x tokens x vocabulary.
-LOGITS_AT_ONCE = 50_000_000
 
 
 @dataclass(frozen=True)

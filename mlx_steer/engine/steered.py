@@ -15,8 +15,9 @@ from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.row_plan import Plan, plan_of
 from mlx_steer.engine.steering import steerable
 from mlx_steer.engine.structure import structure_of
-from mlx_steer.errors import ModelError, VectorError
+from mlx_steer.errors import VectorError
 from mlx_steer.model.load import Model, decoder_layers
+from mlx_steer.model.shape import layer_of
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
 from mlx_steer.words import Operator, Scope
 
@@ -137,10 +138,7 @@ def settled_gate_score(
 
 def checked_layer(network: nn.Module, index: int) -> int:
     """A layer counted from 0; raises ModelError if the network has no such layer."""
-    count = len(decoder_layers(network))
-    if not -count <= index < count:
-        raise ModelError(f"the model has layers 0 to {count - 1}, and no layer {index}")
-    return index % count
+    return layer_of(index, len(decoder_layers(network)), "the model")
 
 
 def _live_gate(gate: Gate, acting: Sequence[Intervention]) -> _LiveGate:

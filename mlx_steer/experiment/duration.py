@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mlx_steer.blas import openblas_status
 from mlx_steer.config import ModelConfig
 from mlx_steer.model.machine import has_metal
-from mlx_steer.model.shape import Shape
+from mlx_steer.model.size import ModelSize
 
 # Memory bandwidth in GB/s of M1 to M4, within a third. Their GPUs compute some 34 operations in
 # float16 for each byte they can read; of both, language models reach about 60 %.
@@ -54,21 +54,16 @@ def measured_rates(settings: ModelConfig, rows: int, prompt_tokens: int) -> Rate
     return Rates(round(read, 1), speed.steered, basis)
 
 
-def assumed_rates(
-    shape: Shape, weights: int, dtype_bytes: int, quantized: bool, rows: int, tokens: int
-) -> Rates:
+def assumed_rates(size: ModelSize, rows: int, tokens: int) -> Rates:
     """Speeds from the model's size and what is known of such machines.
 
     Args:
-        shape: The model's.
-        weights: Bytes of its weights.
-        dtype_bytes: Of a number in the hidden state.
-        quantized: Whether products are of quantised weights.
+        size: The model's.
         rows: Rows decoded at a time.
         tokens: Of a row's prompt and response.
     """
-    operations = 2 * shape.active_parameters
-    moved = weights + rows * shape.kv_bytes(tokens, dtype_bytes)
+    operations = 2 * size.shape.active_parameters
+    moved = size.weights + rows * size.shape.kv_bytes(tokens, size.dtype_bytes)
     if has_metal():
         chip, bandwidth = _chip()
         speed = bandwidth * _OPERATIONS_PER_BYTE * _REACHED
@@ -79,7 +74,7 @@ def assumed_rates(
             f"{_REACHED:.0%} are reached; --measure finds out."
         )
         return Rates(round(read, 1), round(rows / step, 1), basis)
-    reading, decoding, what = _cpu(dtype_bytes, quantized)
+    reading, decoding, what = _cpu(size.dtype_bytes, size.quantized)
     step = moved / _CPU_BANDWIDTH + rows * operations / decoding
     basis = (
         f"Assumed, within a factor of three or so: {what} at {reading / 1e9:.1f} GFLOP/s for "

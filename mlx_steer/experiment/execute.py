@@ -1,4 +1,4 @@
-"""The experiment: extract, sweep, choose, compare, score, judge; parts are lists of conditions.
+"""An experiment carried out: the program's stages, from vectors to scores and a judge's verdicts.
 
 Knows nothing about terminals: what is going on is told to a `Progress`.
 """
@@ -10,38 +10,35 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
 
 from mlx_steer.behaviors import Behavior, load_behavior
-from mlx_steer.config import ExperimentConfig, JudgeModelConfig
+from mlx_steer.config import ExperimentConfig, ModelConfig
 from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.memory import is_memory_full
-from mlx_steer.errors import ConfigError, DataError, GenerationError
-from mlx_steer.experiment import condition_sets as design
-from mlx_steer.experiment.judge_model import Answered, Rubric, judge_id, verdicts
+from mlx_steer.errors import DataError, GenerationError
+from mlx_steer.experiment.condition_sets import resolve_system_prompt
+from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.plan import batch_for
-from mlx_steer.experiment.program import Stages
+from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.progress import Progress
+from mlx_steer.experiment.results import RunResults
+from mlx_steer.experiment.rows import Rows
+from mlx_steer.experiment.work import Work
 from mlx_steer.judge import judge_response
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
 from mlx_steer.run.directory import RunDirectory, json_line
-from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     FORMAT_VERSION,
     BehaviorRecord,
     Choice,
     Manifest,
-    Score,
     prompt_json,
 )
-
-# A judge model's verdicts go to disk so many at a time.
-_FLUSH_EVERY = 16
 
 
 def run_experiment(
@@ -67,124 +64,84 @@ def run_experiment(
     Raises:
         SteerError: Of whatever part fails; finished rows are kept.
     """
-    clock = _Clock(run)
-    with clock.timed("load"):
+    diary = _Diary(run, progress)
+    with diary.timed("load"):
         behavior = load_behavior(config.behavior)
         _check_prompts(behavior, config)
-        own = config.model.model_dump()
-        own["revision"] = config.model.revision or _recorded_revision(run, config.model.name)
-        model = load_model(own.pop("name"), **own)
+        model = _loaded(config.model, _recorded_revision(run, config.model.name))
         if config.judge_model is not None:  # that it is missing must not be found out hours later
             locate(config.judge_model.name, config.judge_model.revision)
         fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     run.write("config.yaml", config.to_yaml())
     _write_inputs(run, behavior)
-    about = _about(model)
-
-    def told(note: str) -> None:
-        progress.note(note)
-        run.log(note)
-        about["notes"].append(note)
-
     progress.tell(str(fitting))
     run.log(str(fitting))
     if fitting.note is not None:
-        told(fitting.note)
-    batch = BatchSize(fitting.rows, told)
-    _write_manifest(run, clock, about, batch, finished=False)
-    stages = Stages(config, run, progress, behavior, model, batch)
-    with clock.timed("extract"):
-        stages.extract()
-    choice: Choice | None = None
-    if sweep:
-        with clock.timed("sweep"):
-            choice = stages.sweep()
-    if compare:
-        if choice is None and config.compare.layer is None:
-            raise ConfigError(
-                "say which layer to steer (--layer), or run the sweep, which finds one"
-            )
-        with clock.timed("compare"):
-            stages.compare(choice)
-    with clock.timed("score"):
-        stages.rows.score()
+        diary.note(fitting.note)
+    work = Work(config, behavior, run, progress, BatchSize(fitting.rows, diary.note))
+    manifest = diary.begun(model, fitting.rows)
+    run.write_record("manifest.json", manifest)
+    _carry_out(work, model, diary, sweep=sweep, compare=compare)
     if config.judge_model is not None:
-        own = config.judge_model.model_dump(exclude={"max_tokens"})
-        judge = model if own == config.model.model_dump() else None
+        judge = model if _same_model(config.judge_model, config.model) else None
         # Two large models do not fit in memory together: the first goes before the second comes.
-        del model, stages
-        with clock.timed("judge"):
-            judge = judge or _load_alone(own)
-            about["notes"] += _judge(config.judge_model, run, progress, behavior, judge, batch)
-        about["judge_model"] = judge.info
-    _write_manifest(run, clock, about, batch, finished=True)
+        del model
+        with diary.timed("judge"):
+            judge = judge or _loaded_alone(config.judge_model)
+            diary.notes += judge_rows(work, config.judge_model, judge)
+        manifest = manifest.model_copy(update={"judge_model": judge.info})
+    run.write_record("manifest.json", diary.finished(manifest, work.batch.rows))
     return run.folder
 
 
-def _load_alone(settings: dict[str, Any]) -> Model:
+def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare: bool) -> None:
+    """Everything that is done with the steered model."""
+    with diary.timed("extract"):
+        results = RunResults(work, model)
+    program = Program(work.config, work.behavior, results)
+    rows = Rows(work, model, results.vectors)
+
+    def carry_out(stages: Iterator[Stage]) -> None:
+        for stage in stages:
+            if stage.decoded:
+                rows.make(stage)
+            else:
+                results.screen(stage, rows)
+
+    choice: Choice | None = None
+    if sweep:
+        with diary.timed("sweep"):
+            carry_out(program.search())
+            choice = results.choose()
+    if compare:
+        with diary.timed("compare"):
+            carry_out(program.compare(choice))
+            results.write_gates()
+    with diary.timed("score"):
+        rows.score()
+
+
+def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
+    return load_model(
+        settings.name,
+        revision=settings.revision or revision,
+        dtype=settings.dtype,
+        quantize=settings.quantize,
+        adapter=settings.adapter,
+        dequantize=settings.dequantize,
+        thinking=settings.thinking,
+    )
+
+
+def _loaded_alone(settings: ModelConfig) -> Model:
     gc.collect()
     mx.clear_cache()
-    return load_model(settings.pop("name"), **settings)
+    return _loaded(settings)
 
 
-def _judge(
-    config: JudgeModelConfig,
-    run: RunDirectory,
-    progress: Progress,
-    behavior: Behavior,
-    judge: Model,
-    batch: BatchSize,
-) -> list[str]:
-    """A judge model's verdict on every row of the run's conditions; gives notes for the report."""
-    rubric, data = Rubric(behavior), load_run(run.folder)
-    name = judge_id(judge, rubric, config.max_tokens)
-    answered = {
-        key: Answered(key, data.prompts[prompt_id], data.rows[key].text)
-        for condition in data.conditions
-        for prompt_id, key in condition.rows.items()
-        if key in data.rows
-    }
-    last: dict[str, Score] = {}
-    held: dict[str, Score] = {}
-    for score in run.read("scores.jsonl", Score):
-        if score.key in answered and score.says("judge_model"):
-            last[score.key] = score
-            if score.judge == name:
-                held[score.key] = score
-    # Of several judges' verdicts on a row the last line counts, and that is to be this one's.
-    run.append("scores.jsonl", [score for key, score in held.items() if last[key] is not score])
-    found = {key: score.judge_model for key, score in held.items()}
-    todo = [one for key, one in answered.items() if key not in held]
-    progress.stage("judge", len(answered), len(held))
-    fresh: list[Score] = []
-
-    def flush() -> None:
-        done, fresh[:] = fresh[:], []
-        run.append("scores.jsonl", done)
-
-    def give(rows: int) -> None:
-        left = [one for one in todo if one.key not in found]
-        for part in verdicts(judge, rubric, left, config.max_tokens, rows):
-            found.update(part)
-            fresh.extend(Score(key=k, judge=name, judge_model=verdict) for k, verdict in part)
-            if len(fresh) >= _FLUSH_EVERY:
-                flush()
-            progress.advance(units=len(part))
-
-    try:
-        batch.retried(give)
-    finally:
-        flush()
-    silent = sum(verdict is None for verdict in found.values())
-    if not silent:
-        return []
-    note = (
-        f"The judge model {judge.info.id} gave no verdict on {silent} of {len(found)} rows: its "
-        f"answer was not one of {', '.join(rubric.labels.values())} alone, or the row too long."
-    )
-    progress.note(note)
-    return [note]
+def _same_model(judge: ModelConfig, steered: ModelConfig) -> bool:
+    return judge.model_dump(include=set(ModelConfig.model_fields)) == steered.model_dump()
 
 
 def _recorded_revision(run: RunDirectory, name: str) -> str | None:
@@ -197,32 +154,6 @@ def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
     run.write_record("behavior.json", BehaviorRecord.model_validate(behavior))
     used = [p for p in behavior.prompts if p.split in ("select", "test")]
     run.write("prompts.jsonl", "".join(json_line(prompt_json(p)) for p in used))
-
-
-def _about(model: Model) -> dict[str, Any]:
-    """What the manifest says of the model, and how it is run."""
-    return {
-        "model": model.info,
-        "num_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
-        "dtype": str(model.dtype).removeprefix("mlx.core."),
-        "notes": _notes(model),
-    }
-
-
-def _write_manifest(
-    run: RunDirectory, clock: _Clock, about: dict[str, Any], batch: BatchSize, *, finished: bool
-) -> None:
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        started=clock.started,
-        finished=clock.now() if finished else None,
-        seconds=clock.seconds,
-        batch_size=batch.rows,
-        **environment(),
-        **about,
-    )
-    run.write_record("manifest.json", manifest)
 
 
 def _notes(model: Model) -> list[str]:
@@ -238,7 +169,7 @@ def _notes(model: Model) -> list[str]:
 def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
     compared = [config.compare.system_prompt] if config.compare.system_prompt else []
     for name in [*config.sweep.system_prompts, *compared]:
-        design.resolve_system_prompt(behavior.system_prompts, name)
+        resolve_system_prompt(behavior.system_prompts, name)
     for split in ("select", "test"):
         for name in ("target", "other"):
             if not any((p.set, p.split) == (name, split) for p in behavior.prompts):
@@ -264,21 +195,65 @@ def _full_memory_told(part: str) -> Iterator[None]:
         ) from error
 
 
-class _Clock:
-    def __init__(self, run: RunDirectory) -> None:
-        self.started = self.now()
-        self.seconds: dict[str, float] = {}
-        self._run = run
+class _Diary:
+    """When what was done and what a person should know: run.log and the manifest.
 
-    @staticmethod
-    def now() -> str:
-        return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    Args:
+        run: The run's directory.
+        progress: Told the notes too.
+    """
+
+    def __init__(self, run: RunDirectory, progress: Progress) -> None:
+        """See the class."""
+        self.notes: list[str] = []
+        self._run = run
+        self._progress = progress
+        self._started = _now()
+        self._seconds: dict[str, float] = {}
+
+    def note(self, text: str) -> None:
+        """Tell a person, now and in the report."""
+        self._progress.note(text)
+        self._run.log(text)
+        self.notes.append(text)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
+        """A part of the experiment."""
         start = time.perf_counter()
         self._run.log(f"{name} begins")
         with _full_memory_told(name):
             yield
-        self.seconds[name] = round(time.perf_counter() - start, 1)
-        self._run.log(f"{name} took {self.seconds[name]} s")
+        self._seconds[name] = round(time.perf_counter() - start, 1)
+        self._run.log(f"{name} took {self._seconds[name]} s")
+
+    def begun(self, model: Model, rows: int) -> Manifest:
+        """The manifest of a run that is not finished."""
+        self.notes = [*_notes(model), *self.notes]
+        return Manifest(
+            format_version=FORMAT_VERSION,
+            started=self._started,
+            finished=None,
+            seconds=self._seconds,
+            batch_size=rows,
+            model=model.info,
+            num_layers=model.num_layers,
+            hidden_size=model.hidden_size,
+            dtype=str(model.dtype).removeprefix("mlx.core."),
+            notes=tuple(self.notes),
+            **environment(),
+        )
+
+    def finished(self, manifest: Manifest, rows: int) -> Manifest:
+        """The same of a finished one."""
+        found = {
+            "finished": _now(),
+            "seconds": self._seconds,
+            "batch_size": rows,
+            "notes": tuple(self.notes),
+        }
+        return manifest.model_copy(update=found)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -8,18 +8,25 @@ agree is what metrics say of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, digest
+from mlx_steer.config import JudgeModelConfig
 from mlx_steer.engine.complete import completions
 from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
+from mlx_steer.experiment.work import Work
 from mlx_steer.model.load import Model
+from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.reader import RunData, load_run
+from mlx_steer.run.records import Score
 from mlx_steer.words import Verdict
 
 VERDICTS: tuple[Verdict, ...] = ("shown", "absent", "incoherent")
 
+# Verdicts go to disk so many at a time.
+_FLUSH_EVERY = 16
 # Answers are a word or two, so that nearly all the work is prefill, which wide batches do not help.
 _ROWS_AT_ONCE = 32
 
@@ -109,6 +116,69 @@ class Rubric:
         """
         said = answer.rpartition("</think>")[2].strip().strip("*_`\"'.").strip().casefold()
         return next((v for v in VERDICTS if said == self.labels[v].casefold()), None)
+
+
+def judge_rows(work: Work, config: JudgeModelConfig, judge: Model) -> list[str]:
+    """A judge model's verdict on every row of the run's conditions; gives notes for the report."""
+    rubric, answered = Rubric(work.behavior), _answered(load_run(work.run.folder))
+    name = judge_id(judge, rubric, config.max_tokens)
+    found = _held(work.run, name, answered)
+    todo = [one for key, one in answered.items() if key not in found]
+    work.progress.stage("judge", len(answered), len(found))
+    fresh: list[Score] = []
+
+    def flush() -> None:
+        done, fresh[:] = fresh[:], []
+        work.run.append("scores.jsonl", done)
+
+    def give(rows: int) -> None:
+        left = [one for one in todo if one.key not in found]
+        for part in verdicts(judge, rubric, left, config.max_tokens, rows):
+            found.update(part)
+            fresh.extend(Score(key=k, judge=name, judge_model=verdict) for k, verdict in part)
+            if len(fresh) >= _FLUSH_EVERY:
+                flush()
+            work.progress.advance(units=len(part))
+
+    try:
+        work.batch.retried(give)
+    finally:
+        flush()
+    silent = sum(verdict is None for verdict in found.values())
+    if not silent:
+        return []
+    note = (
+        f"The judge model {judge.info.id} gave no verdict on {silent} of {len(found)} rows: its "
+        f"answer was not one of {', '.join(rubric.labels.values())} alone, or the row too long."
+    )
+    work.progress.note(note)
+    return [note]
+
+
+def _answered(data: RunData) -> dict[str, Answered]:
+    """The responses of a run's conditions by row key."""
+    return {
+        key: Answered(key, data.prompts[prompt_id], data.rows[key].text)
+        for condition in data.conditions
+        for prompt_id, key in condition.rows.items()
+        if key in data.rows
+    }
+
+
+def _held(run: RunDirectory, judge: str, rows: Collection[str]) -> dict[str, Verdict | None]:
+    """A judge's verdicts that the run holds already, by row key.
+
+    Of several judges' verdicts on a row the last line counts, and that is made to be this one's.
+    """
+    last: dict[str, Score] = {}
+    held: dict[str, Score] = {}
+    for score in run.read("scores.jsonl", Score):
+        if score.key in rows and score.says("judge_model"):
+            last[score.key] = score
+            if score.judge == judge:
+                held[score.key] = score
+    run.append("scores.jsonl", [score for key, score in held.items() if last[key] is not score])
+    return {key: score.judge_model for key, score in held.items()}
 
 
 def judge_id(model: Model, rubric: Rubric, max_tokens: int) -> str:

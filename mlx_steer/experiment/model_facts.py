@@ -6,11 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_steer.config import ModelConfig
-from mlx_steer.model.shape import Shape
-from mlx_steer.model.size import read_config, stream_bytes_of, weight_bytes_of
+from mlx_steer.errors import ConfigError
+from mlx_steer.model.published import PublishedModel, published_model
+from mlx_steer.model.shape import Shape, layer_of
+from mlx_steer.model.size import ModelSize, read_config, stream_bytes_of, weight_bytes_of
 
 if TYPE_CHECKING:
     from mlx_steer.behaviors import Tool
@@ -27,28 +29,38 @@ class ModelFacts:
 
     Attributes:
         name: As in the config.
-        config: Its config.json, or None if that is not on this machine.
-        weights: Bytes of its weights once loaded.
-        dtype_bytes: Of a number in the hidden state.
-        quantized: Whether its products are of quantised weights.
+        size: None if its config.json is not on this machine and nothing is known of it.
         downloaded: Whether it can be loaded without a download.
         chat: Its tokenizer and template, or None.
         notes: What a person should know.
     """
 
     name: str
-    config: dict[str, Any] | None = field(repr=False, default=None)
-    weights: int | None = None
-    dtype_bytes: int | None = None
-    quantized: bool = False
+    size: ModelSize | None = None
     downloaded: bool = False
     chat: ChatFormat | None = field(repr=False, default=None)
     notes: tuple[str, ...] = ()
 
     @property
-    def shape(self) -> Shape | None:
-        """Its numbers of layers, heads and so on."""
-        return None if self.config is None else Shape.of(self.config)
+    def num_layers(self) -> int | None:
+        """The number of its decoder blocks; None if it is unknown."""
+        return None if self.size is None else self.size.shape.layers
+
+    def layer(self, index: int) -> int:
+        """A layer counted from 0; negative numbers count from the end.
+
+        Raises:
+            ConfigError: If that cannot be told yet.
+            ModelError: If the model has no such layer.
+        """
+        if self.num_layers is not None:
+            return layer_of(index, self.num_layers, self.name)
+        if index < 0:
+            raise ConfigError(
+                f"which layer {index} is, is unknown until {self.name} is downloaded; "
+                "count layers from 0 to plan before that"
+            )
+        return index
 
     def prompt_tokens(self, prompt: str, system: str | None, tools: Sequence[Tool] = ()) -> int:
         """Tokens of a prompt in its template; a guess if there is no tokenizer."""
@@ -72,6 +84,9 @@ def find_model(settings: ModelConfig) -> ModelFacts:
     """
     folder, dtype, missing = _folder(settings)
     if folder is None:
+        published = published_model(settings.name)
+        if published is not None:
+            return _as_published(settings, published)
         return ModelFacts(settings.name, notes=(missing, *_said_by_name(settings), _GUESSED))
     config = read_config(folder)
     stored = bool(config.get("quantization") or config.get("quantization_config"))
@@ -84,19 +99,34 @@ def find_model(settings: ModelConfig) -> ModelFacts:
         notes.append("The adapter's weights are not counted; they are small.")
     return ModelFacts(
         name=settings.name,
-        config=config,
-        weights=weight_bytes_of(
-            folder if complete else config,
-            dtype=dtype,
-            quantize=settings.quantize,
-            dequantize=settings.dequantize,
+        size=ModelSize(
+            Shape.of(config),
+            weight_bytes_of(
+                folder if complete else config,
+                dtype=dtype,
+                quantize=settings.quantize,
+                dequantize=settings.dequantize,
+            ),
+            stream_bytes_of(folder if complete else config, dtype),
+            quantized=(stored or settings.quantize is not None) and not settings.dequantize,
         ),
-        dtype_bytes=stream_bytes_of(folder if complete else config, dtype),
-        quantized=(stored or settings.quantize is not None) and not settings.dequantize,
         downloaded=complete,
         chat=chat,
         notes=tuple(notes),
     )
+
+
+def _as_published(settings: ModelConfig, model: PublishedModel) -> ModelFacts:
+    wide = settings.dtype == "float32"
+    quantize = None if settings.dequantize else settings.quantize
+    size = ModelSize(
+        Shape.of(model.config),
+        model.weights(quantize, wide),
+        dtype_bytes=4 if wide else 2,
+        quantized=model.quantized or quantize is not None,
+    )
+    note = f"{settings.name} is not downloaded; its sizes are those it is published with."
+    return ModelFacts(settings.name, size, notes=(note, _GUESSED))
 
 
 def _folder(settings: ModelConfig) -> tuple[Path | None, str | None, str]:

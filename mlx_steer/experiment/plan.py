@@ -5,19 +5,33 @@ Loads no model (unless asked to measure) and downloads nothing.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.config import ExperimentConfig
-from mlx_steer.engine.memory import BATCH_SIZES, MemoryEstimate, extraction_bytes, scoring_bytes
-from mlx_steer.errors import ConfigError
+from mlx_steer.engine.memory import (
+    BATCH_SIZES,
+    MemoryEstimate,
+    Workload,
+    estimate,
+    extraction_bytes,
+    scoring_bytes,
+)
+from mlx_steer.errors import ConfigError, ModelError
+from mlx_steer.experiment.batch_size import BatchChoice, choose_batch, workload
+from mlx_steer.experiment.counts import Counts, StageCount
 from mlx_steer.experiment.duration import Rates, assumed_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
-from mlx_steer.experiment.plan_batch import BatchChoice, batch_memory, choose_batch, largest
-from mlx_steer.experiment.plan_stages import Counter, Stage
-from mlx_steer.model.machine import working_set
+from mlx_steer.experiment.program import Program, Stage
+from mlx_steer.experiment.stand_ins import StandIns
+from mlx_steer.model.machine import working_set, working_set_of_mac
+from mlx_steer.model.shape import Shape
+from mlx_steer.model.size import ModelSize
 from mlx_steer.stats import detectable_difference
+from mlx_steer.words import PromptSet
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -67,6 +81,13 @@ class MemoryPlan:
     extraction: int
     scoring: int
 
+    def rows_on_mac(self, memory: int) -> int:
+        """The most rows decoded at a time on a Mac with so many GB, of `sizes`; 0 if none fits."""
+        limit = working_set_of_mac(memory)
+        if max(self.extraction, self.scoring) > limit:
+            return 0
+        return max((line.rows for line in self.sizes if line.fits(limit)), default=0)
+
 
 @dataclass(frozen=True)
 class ExperimentPlan:
@@ -76,7 +97,7 @@ class ExperimentPlan:
         name: Of the run.
         model: As in the config.
         downloaded: Whether the model can be loaded without a download.
-        stages: See `Stage`.
+        stages: See `StageCount`.
         comparisons: Conditions of the comparison that are tested against base.
         power: See `Power`.
         batch_size: The config's if it fits, or what does; if sizes are unknown, the config's.
@@ -89,7 +110,7 @@ class ExperimentPlan:
     name: str
     model: str
     downloaded: bool
-    stages: tuple[Stage, ...]
+    stages: tuple[StageCount, ...]
     comparisons: int
     power: tuple[Power, ...]
     batch_size: int | None
@@ -111,10 +132,11 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         measure: Load the model and time it, instead of assuming speeds.
 
     Raises:
-        ConfigError: If the config asks for layers that do not exist or cannot be known yet, or
+        ConfigError: If the config asks for layers that cannot be known yet or have no vector, or
             wants to measure a model that is not on this machine.
         DataError: If the behavior is not usable.
-        ModelError: If the model's files are damaged, or not even one row fits into memory.
+        ModelError: If the model's files are damaged, it does not have the layers, or not even one
+            row fits into memory.
     """
     behavior = load_behavior(config.behavior)
     facts = find_model(config.model)
@@ -123,30 +145,37 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
             f"{config.model.name} is not on this machine, so it cannot be measured; "
             "leave out --measure, or run any command that loads it first"
         )
-    counter = Counter(config, behavior, facts)
-    stages = tuple(counter.stages())
-    comparisons = sum(c.kind != "base" for c in counter.compare())
-    tested = {name: len(counter.items("test", name)) for name in ("target", "other")}
-    memory = _memory(config, facts, stages, max(counter.vectors))
-    batch_size, rates = config.generation.batch_size, None
+    found = _counted(config, behavior, facts)
+    compared = next(stage for stage in found.stages if stage.name == "compare")
+    comparisons = sum(c.kind != "base" for c in compared.conditions)
+    tested = Counter(item.set for item in compared.items)
+    batch_size, memory, rates = config.generation.batch_size, None, None
     notes = [*facts.notes]
-    if memory is not None:
-        choice = choose_batch(config, facts, stages, memory.working_set)
-        batch_size = choice.rows
-        rates = _rates(config, facts, stages, batch_size, measure)
-        notes += [choice.note] if choice.note else []
-        notes += _warnings(memory)
+    if facts.size is not None:
+        work = workload(config, found.counts)
+        memory = _memory(config, facts.size, work, found)
+        try:
+            choice = choose_batch(config, facts.size, work, memory.working_set)
+        except ModelError as error:
+            if facts.downloaded:
+                raise
+            notes.append(f"Not for this machine: {error}.")  # but perhaps for another
+        else:
+            batch_size = choice.rows
+            rates = _rates(config, facts.size, found.counts, batch_size, measure)
+            notes += [choice.note] if choice.note else []
+            notes += _warnings(memory)
     return ExperimentPlan(
         name=config.name,
         model=config.model.name,
         downloaded=facts.downloaded,
-        stages=stages,
+        stages=found.counts,
         comparisons=comparisons,
         power=tuple(_power(config.statistics.alpha, comparisons, tested)),
         batch_size=batch_size,
         memory=memory,
         rates=rates,
-        seconds={s.name: _seconds(s, rates) for s in stages} if rates else {},
+        seconds={count.name: _seconds(count, rates) for count in found.counts} if rates else {},
         notes=tuple(notes),
     )
 
@@ -174,62 +203,82 @@ def batch_for(
     from mlx.utils import tree_flatten
 
     leaves: list[tuple[str, mx.array]] = tree_flatten(model.network.parameters())  # type: ignore
-    facts = ModelFacts(
-        config.model.name,
-        config=model.config,
-        weights=sum(array.nbytes for _, array in leaves),
-        dtype_bytes=model.dtype.size,
-        downloaded=True,
-        chat=model.chat,
-    )
-    stages = tuple(Counter(config, behavior, facts).stages(sweep=sweep, compare=compare))
-    return choose_batch(config, facts, stages, working_set())
+    weights = sum(array.nbytes for _, array in leaves)
+    size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
+    facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
+    found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
+    return choose_batch(config, size, workload(config, found.counts), working_set())
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """An experiment's stages; these and what is done beside them in numbers; the highest layer."""
+
+    stages: tuple[Stage, ...]
+    counts: tuple[StageCount, ...]
+    top: int
+
+
+def _counted(
+    config: ExperimentConfig,
+    behavior: Behavior,
+    facts: ModelFacts,
+    *,
+    sweep: bool = True,
+    compare: bool = True,
+) -> _Counted:
+    known = StandIns(config, behavior, facts)
+    program = Program(config, behavior, known)
+    stages = list(program.search()) if sweep else []
+    stages += program.compare(known.choice() if sweep else None) if compare else ()
+    counts = Counts(behavior, facts, config.generation.max_tokens)
+    made = [counts.stage(stage) for stage in stages]
+    before = []
+    if config.extract.vectors is None:
+        shuffled = [c for stage in stages for c in stage.conditions if c.kind == "shuffled"]
+        tops = [max(known.vectors), *(c.interventions[0].layer for c in shuffled)]
+        before.append(counts.extraction(tops))
+    if config.gate is not None:
+        before.append(counts.gates(stages))
+    scored = counts.scoring([count for count in made if count.decoded])
+    return _Counted(tuple(stages), (*before, *made, scored), max(known.vectors))
 
 
 def _memory(
-    config: ExperimentConfig, facts: ModelFacts, stages: tuple[Stage, ...], top: int
-) -> MemoryPlan | None:
-    if facts.config is None or facts.weights is None or facts.dtype_bytes is None:
-        return None
-    longest, conditions, _ = largest(stages)
-    given = (facts.config, facts.weights, facts.dtype_bytes)
-    tokens = config.generation.max_tokens
-    sizes = {*BATCH_SIZES, config.generation.batch_size or 1}
+    config: ExperimentConfig, size: ModelSize, work: Workload, found: _Counted
+) -> MemoryPlan:
     extraction = 0
-    if stages[0].name == "extract":
-        each = stages[0].prompt_tokens // 2 + stages[0].response_tokens
-        pair = each // max(1, stages[0].prompts)
-        extraction = extraction_bytes(*given[::2], stages[0].prompts, pair, top)
+    first = found.counts[0]
+    if first.name == "extract":
+        each = (first.prompt_tokens // 2 + first.response_tokens) // max(1, first.prompts)
+        extraction = extraction_bytes(size, first.prompts, each, found.top)
+    rows = sorted({*BATCH_SIZES, config.generation.batch_size or 1})
     return MemoryPlan(
         working_set=working_set(),
-        sizes=tuple(batch_memory(config, facts, stages, rows) for rows in sorted(sizes)),
-        extraction=facts.weights + extraction,
-        scoring=facts.weights + scoring_bytes(*given[::2], longest, tokens, conditions),
+        sizes=tuple(estimate(size, work, n) for n in rows),
+        extraction=size.weights + extraction,
+        scoring=size.weights + scoring_bytes(size, work),
     )
 
 
 def _rates(
     config: ExperimentConfig,
-    facts: ModelFacts,
-    stages: tuple[Stage, ...],
+    size: ModelSize,
+    counts: Sequence[StageCount],
     batch_size: int,
     measure: bool,
 ) -> Rates:
-    made = [s for s in stages if s.decoded]
-    rows = sum(s.rows for s in made)
-    prompt = round(sum(s.prompt_tokens for s in made) / max(1, rows))
+    made = [count for count in counts if count.decoded]
+    rows = sum(count.rows for count in made)
+    prompt = round(sum(count.prompt_tokens for count in made) / max(1, rows))
     at_once = max(1, min(batch_size, rows))
     if measure:
         return measured_rates(config.model, at_once, prompt)
-    assert facts.shape is not None and facts.weights is not None and facts.dtype_bytes is not None
-    tokens = prompt + config.generation.max_tokens
-    return assumed_rates(
-        facts.shape, facts.weights, facts.dtype_bytes, facts.quantized, at_once, tokens
-    )
+    return assumed_rates(size, at_once, prompt + config.generation.max_tokens)
 
 
-def _seconds(stage: Stage, rates: Rates) -> float:
-    return round(stage.read / rates.read + stage.decoded / rates.decode, 1)
+def _seconds(count: StageCount, rates: Rates) -> float:
+    return round(count.read / rates.read + count.decoded / rates.decode, 1)
 
 
 def _warnings(memory: MemoryPlan) -> list[str]:
@@ -243,18 +292,18 @@ def _warnings(memory: MemoryPlan) -> list[str]:
     return notes
 
 
-def _power(alpha: float, comparisons: int, prompts: dict[str, int]) -> list[Power]:
+def _power(alpha: float, comparisons: int, tested: Mapping[PromptSet, int]) -> Iterator[Power]:
     corrected = alpha / max(1, comparisons)
-    return [
-        Power(
-            name,
-            n,
-            rate,
-            rise=detectable_difference(n, rate, POWER, alpha),
-            rise_corrected=detectable_difference(n, rate, POWER, corrected),
-            fall=detectable_difference(n, 1 - rate, POWER, alpha),
-            fall_corrected=detectable_difference(n, 1 - rate, POWER, corrected),
-        )
-        for name, n in prompts.items()
-        for rate in BASE_RATES
-    ]
+    sets: tuple[PromptSet, ...] = ("target", "other")
+    for name in sets:
+        n = tested[name]
+        for rate in BASE_RATES:
+            yield Power(
+                name,
+                n,
+                rate,
+                rise=detectable_difference(n, rate, POWER, alpha),
+                rise_corrected=detectable_difference(n, rate, POWER, corrected),
+                fall=detectable_difference(n, 1 - rate, POWER, alpha),
+                fall_corrected=detectable_difference(n, 1 - rate, POWER, corrected),
+            )

@@ -1,413 +1,241 @@
-"""The stages of an experiment: vectors, gates, sweep, comparison; each a list of conditions."""
+"""An experiment as a value: its stages, each a list of conditions and prompts.
+
+A run carries the stages out, a plan counts them. Both tell the program what has come of the stages
+so far: a run what it has made and measured, a plan stand-ins and the worst choice. Plain data,
+without mlx.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
-
-from pydantic import RootModel
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass
+from typing import Protocol
 
 from mlx_steer.behaviors import Behavior, PromptItem
-from mlx_steer.conditions import Condition, Gate, digest
+from mlx_steer.conditions import Condition, Gate
 from mlx_steer.config import ExperimentConfig
-from mlx_steer.engine.screening import opening_tokens
-from mlx_steer.errors import ConfigError, VectorError
-from mlx_steer.experiment import condition_sets as design
-from mlx_steer.experiment.out_of_memory import BatchSize
-from mlx_steer.experiment.progress import Progress
-from mlx_steer.experiment.rows import Rows, prompt_ids
-from mlx_steer.extraction.gates import GateFit, fit_gate
-from mlx_steer.extraction.pairs import pair_states
-from mlx_steer.metrics import cell_of, choose_cell, choose_system_prompt, judged
-from mlx_steer.model.load import Model
-from mlx_steer.run.directory import RunDirectory
-from mlx_steer.run.reader import load_run
-from mlx_steer.run.records import (
-    Choice,
-    GatedChoice,
-    GateRecord,
-    Gates,
-    Lean,
-    Record,
-    ScreenedCell,
-    Screening,
-    Separation,
+from mlx_steer.errors import ConfigError
+from mlx_steer.experiment.condition_sets import (
+    BASE,
+    SystemPrompt,
+    at_strengths,
+    controls,
+    prompted,
+    resolve_system_prompt,
 )
-from mlx_steer.vectors import SteeringVectorSet, load_vectors
-
-# What the run's vectors were extracted from, as hashes by folder: changed settings make new ones.
-_MADE_FROM = ".extracted.json"
-# Every log-odds of the screening, and a hash of what it was made from.
-_SCREENED = ".screened.json"
+from mlx_steer.run.records import Choice, GatedChoice
+from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.words import PromptSet, Split
 
 
-class _MadeFrom(RootModel[dict[str, tuple[str, str]]]):
-    """By folder of vectors: hashes of what they were made from, and of themselves."""
+@dataclass(frozen=True)
+class Stage:
+    """Conditions x prompts.
 
-
-class _Screened(Record):
-    made_from: str
-    log_odds: dict[str, dict[str, float]]
-
-
-class Stages:
-    """One config's stages in one run directory, to be called in order.
-
-    Args:
-        config: The experiment.
-        run: Its directory, locked.
-        progress: Told what is going on.
-        behavior: What is steered.
-        model: What it is steered in.
-        batch: Rows decoded at a time.
+    Attributes:
+        name: screen, sweep or the rounds of a race, compare or controls.
+        conditions: Their names are unique within an experiment.
+        items: The prompts.
+        decoded: Whether responses are generated; else prompts are only read (see
+            engine/screening.py).
     """
 
-    rows: Rows
-    vectors: SteeringVectorSet
+    name: str
+    conditions: tuple[Condition, ...]
+    items: tuple[PromptItem, ...]
+    decoded: bool = True
 
-    def __init__(
-        self,
-        config: ExperimentConfig,
-        run: RunDirectory,
-        progress: Progress,
-        behavior: Behavior,
-        model: Model,
-        batch: BatchSize,
-    ) -> None:
-        """See the class."""
-        self.config = config
-        self.run = run
-        self.progress = progress
-        self.behavior = behavior
-        self.model = model
-        self.batch = batch
-        self._gates: dict[str | None, GateFit] = {}
 
-    def extract(self) -> None:
-        """Extract the vectors, or take those the config names or an earlier start has left."""
-        config = self.config.extract
-        if config.vectors is not None:
-            self.vectors = load_vectors(config.vectors)
-            shape = (self.model.hidden_size, self.model.num_layers, self.model.info.id)
-            for warning in self.vectors.check_fits(*shape):
-                self.progress.note(warning)
-            self.run.write_record(_MADE_FROM, _MadeFrom({}))
-            self.vectors.save(self.run.folder / "vectors")
-        else:
-            every = range(self.model.num_layers) if config.layers == "all" else config.layers
-            self.vectors = self._extracted("vectors", sorted({self.model.layer(i) for i in every}))
-        # Not only when their stage comes: that may be hours later.
-        asked = [*(self.config.sweep.layers or ()), *_given(self.config.compare.layer)]
-        self._check_layers([self.model.layer(i) for i in asked])
-        self.rows = Rows(
-            self.run,
-            self.progress,
-            self.behavior,
-            self.model,
-            self.vectors,
-            self.config.generation,
-            self.batch,
-        )
+class Results(Protocol):
+    """What is known once the stages so far have been carried out."""
 
-    def sweep(self) -> Choice:
-        """Run every cell on the select half, choose one, and record the choice."""
-        config = self.config.sweep
-        layers = [self.model.layer(i) for i in config.layers or self.vectors]
-        self._check_layers(layers)
-        prompts = [self.system_prompt(name) for name in config.system_prompts]
-        scope = self.config.scope
-        conditions = design.sweep(self.vectors, layers, config.strengths, prompts, scope)
-        if not any(c.kind == "steering" for c in conditions):
-            raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
-        if self.config.gate is not None:
-            strengths = self.config.gate.strengths or config.strengths
-            gate = self.gate(None)
-            conditions += design.gated_sweep(self.vectors, layers, strengths, gate, scope)
-        items = self._items("select", "target", "other")
-        if config.screen is not None:
-            conditions = self._screened(conditions, items, config.screen)
-        self.rows.make("sweep", conditions, items)
-        choice = self._choose(conditions, dict(zip(prompts, config.system_prompts, strict=True)))
-        self.run.write_record("choice.json", choice)
-        return choice
+    @property
+    def vectors(self) -> SteeringVectorSet:
+        """The steering vectors."""
 
-    def compare(self, choice: Choice | None) -> None:
-        """Run the fair comparison and its controls on the test half.
-
-        Args:
-            choice: The sweep's, if there was one.
-        """
-        config = self.config.compare
-        given = choice.layer if config.layer is None and choice else config.layer or 0
-        layer, strength = self.model.layer(given), choice.strength if choice else None
-        self._check_layers([layer])
-        strengths = sorted({*config.strengths, strength or 0.0} - {0.0})
-        if not strengths:
-            raise ConfigError("compare.strengths has no strength other than 0, the base run")
-        chosen = strength or (1.0 if 1.0 in strengths else strengths[len(strengths) // 2])
-        named = config.system_prompt or (choice.system_prompt if choice else None)
-        prompt = self.system_prompt(named) if named else None
-        vector = self.vectors[layer]
-        name, scope = self.behavior.name, self.config.scope
-        conditions = design.comparison(vector, strengths, name, prompt, scope)
-        if self.config.gate is not None:
-            gated = (choice.gated if choice else None) or GatedChoice(layer=layer, strength=chosen)
-            more = self.config.gate.strengths or config.strengths
-            conditions += design.gated_comparison(
-                self.vectors[gated.layer],
-                sorted({*more, gated.strength} - {0.0}),
-                name,
-                self.gate(None),
-                (prompt, self.gate(prompt[1])) if prompt else None,
-                scope,
-            )
-        borderline = ("borderline",) if config.borderline else ()
-        self.rows.make("compare", conditions, self._items("test", "target", "other", *borderline))
-        controls = self._controls(layer, chosen)
-        if controls:
-            self.rows.make("controls", controls, self._items("test", "target", "other"))
-        self.write_gates()
+    def layer(self, index: int) -> int:
+        """A layer of the model, counted from 0; negative numbers count from the end."""
 
     def gate(self, system_prompt: str | None) -> Gate:
-        """The gate fitted under a system prompt; fitted and saved with the vectors once."""
-        config = self.config.gate
-        assert config is not None
-        if system_prompt not in self._gates:
-            self._gates[system_prompt] = fit_gate(
-                self.model,
-                self.behavior,
-                config,
-                system_prompt=system_prompt,
-                name="plain" if system_prompt is None else _short_hash(system_prompt),
-            )
-            fit = self._gates[system_prompt]
-            self.vectors = self.vectors.with_gate(fit.gate, fit.info)
-            self.vectors.save(self.run.folder / "vectors")
-        return self._gates[system_prompt].gate
+        """The gate that is used under a system prompt."""
 
-    def write_gates(self) -> None:
-        """Record how each gate was found."""
-        if self._gates:
-            names = {text: name for name, text in self.behavior.system_prompts.items()}
-            fits = tuple(
-                GateRecord.model_validate(
-                    {**fit.record(), "system_prompt": names.get(text or "", text)}
-                )
-                for text, fit in self._gates.items()
-            )
-            self.run.write_record("gate.json", Gates(gates=fits))
+    def shuffled(self, layer: int) -> SteeringVector:
+        """The vector of contrast pairs whose sides were swapped at random."""
 
-    def system_prompt(self, name_or_text: str) -> tuple[str, str]:
-        """A system prompt's short name and its text."""
-        return design.resolve_system_prompt(self.behavior.system_prompts, name_or_text)
+    def kept(self, screened: Stage, keep: int) -> Collection[str]:
+        """The names of the best `keep` cells of each kind in a stage that was only read."""
+
+    def ahead(self, decoded: Stage) -> Collection[str]:
+        """The names of the better half of each kind, by their rows on a stage's prompts."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One experiment.
+
+    Attributes:
+        config: What is asked for.
+        behavior: What is steered.
+        results: What has come of it so far.
+    """
+
+    config: ExperimentConfig
+    behavior: Behavior
+    results: Results
+
+    def search(self) -> Iterator[Stage]:
+        """The stages on the select half, which the choice of a cell is made from.
+
+        The full grid, those of its cells that a screening leaves, or a race. Each way to search
+        yields stages and asks `results` what came of them.
+
+        Raises:
+            ConfigError: If there is nothing to steer, or a layer without a vector.
+        """
+        if self.config.sweep.strategy == "race":
+            yield from self._race()
+            return
+        conditions = self._grid()
+        items = self.items("select", "target", "other")
+        keep = self.config.sweep.screen
+        if keep is not None:
+            conditions = yield from self._screened(conditions, items, keep)
+        yield Stage("sweep", tuple(conditions), items)
+
+    def _race(self) -> Iterator[Stage]:
+        """A screening, then rounds on more and more prompts, each with the better half of before.
+
+        Rows are reused: a round decodes its cells on the prompts that the rounds before had not.
+        """
+        race = self.config.sweep.race
+        every = [self.items("select", name) for name in ("target", "other")]
+        first = tuple(item for items in every for item in items[: race.screened_prompts])
+        conditions = yield from self._screened(self._grid(), first, race.cells)
+        for number in range(1, race.rounds + 1):
+            part = 2 ** (race.rounds - number)
+            # Every round has the prompts of those before, whose rows are there.
+            items = tuple(item for items in every for item in items[: -(-len(items) // part)])
+            stage = Stage(f"race {number}", tuple(conditions), items)
+            yield stage
+            if number < race.rounds:
+                ahead = self.results.ahead(stage)
+                conditions = [c for c in conditions if c.kind == "base" or c.name in ahead]
 
     def _screened(
-        self, conditions: Sequence[Condition], items: Sequence[PromptItem], keep: int
-    ) -> list[Condition]:
-        """Without the cells that are not among the best `keep` of their kind."""
+        self, conditions: list[Condition], items: tuple[PromptItem, ...], keep: int
+    ) -> Generator[Stage, None, list[Condition]]:
+        """Without the cells that a screening finds to be beaten."""
         cells = [c for c in conditions if c.interventions]
-        found = self._log_odds([design.BASE, *cells], items)
-        sets = {item.id: item.set for item in items}
-        base = lean(found[design.BASE.name], sets)
-        limit = base.other + self.config.sweep.limits.false_positives
-        records: list[ScreenedCell] = []
-        for kind in dict.fromkeys(c.kind for c in cells):
-            leans = {c.name: lean(found[c.name], sets) for c in cells if c.kind == kind}
-            by_name = {c.name: c.interventions[0] for c in cells if c.kind == kind}
-            order = sorted(
-                leans, key=lambda n: screening_rank(leans[n], limit, by_name[n].strength)
-            )
-            records += [
-                ScreenedCell(
-                    condition=name,
-                    kind=kind,
-                    layer=by_name[name].layer,
-                    strength=by_name[name].strength,
-                    kept=place < keep,
-                    **dict(leans[name]),
-                )
-                for place, name in enumerate(order)
-            ]
-        found_ = Screening(base=base, limit=limit, cells=tuple(records))
-        self.run.write_record("screening.json", found_)
-        kept = {record.condition for record in records if record.kept}
+        screened = Stage("screen", (BASE, *cells), items, decoded=False)
+        yield screened
+        kept = self.results.kept(screened, keep)
         return [c for c in conditions if not c.interventions or c.name in kept]
 
-    def _log_odds(
-        self, conditions: Sequence[Condition], items: Sequence[PromptItem]
-    ) -> dict[str, dict[str, float]]:
-        """Log-odds by condition and prompt id: what an earlier start has left, or new ones."""
-        shown, _ = opening_tokens(self.model, self.behavior)
-        key = digest(
-            {
-                "model": self.model.identity,
-                "shown": shown,
-                "conditions": {c.name: c.key() for c in conditions},
-                "prompts": {p.id: prompt_ids(self.model, p, None) for p in items},
-            }
-        )
-        held = self.run.read_record(_SCREENED, _Screened)
-        if held and held.made_from == key:
-            return held.log_odds
-        found = self.rows.screen(conditions, items, shown)
-        self.run.write_record(_SCREENED, _Screened(made_from=key, log_odds=found))
-        return found
+    def compare(self, chosen: Choice | None) -> Iterator[Stage]:
+        """The fair comparison and its controls, on the test half.
 
-    def _choose(self, conditions: Sequence[Condition], given: dict[tuple[str, str], str]) -> Choice:
-        limits = self.config.sweep.limits
-        run = load_run(self.run.folder)
-        scored = judged(run)
-        cells = {c.name: cell_of(run, scored, c.name, "select") for c in conditions}
-        base = cells[design.BASE.name]
-        of_kind = {
-            kind: [cells[c.name] for c in conditions if c.kind == kind]
-            for kind in ("steering", "gated", "prompt")
-        }
-        best, met = choose_cell(of_kind["steering"], base, limits)
-        choice: dict[str, Any] = {
-            "layer": best.layer,
-            "strength": best.strength,
-            "system_prompt": None,
-            "met_limits": met,
-        }
-        if of_kind["prompt"]:
-            winner, _ = choose_system_prompt(of_kind["prompt"], base, limits)
-            choice["system_prompt"] = next(
-                name
-                for prompt, name in given.items()
-                if design.prompted(prompt).name == winner.condition
+        Args:
+            chosen: What the search has chosen; None if there was none.
+
+        Raises:
+            ConfigError: If neither config nor search names a layer, the layer has no vector, or
+                there is no strength to steer at.
+        """
+        choice = self.compared(chosen)
+        conditions = self._comparison(choice)
+        more: tuple[PromptSet, ...] = ("borderline",) if self.config.compare.borderline else ()
+        yield Stage("compare", tuple(conditions), self.items("test", "target", "other", *more))
+        made = self._controls(choice)
+        if made:
+            yield Stage("controls", tuple(made), self.items("test", "target", "other"))
+
+    def compared(self, chosen: Choice | None) -> Choice:
+        """What is compared: the config's own layer and system prompt, or else those chosen.
+
+        Without a search the controls are at strength 1, or at the middle one.
+        """
+        config = self.config.compare
+        if chosen is None:
+            strengths = sorted({*config.strengths} - {0.0})
+            if config.layer is None:
+                raise ConfigError(
+                    "say which layer to steer (--layer), or run the sweep, which finds one"
+                )
+            if not strengths:
+                raise ConfigError("compare.strengths has no strength other than 0, the base run")
+            usual = 1.0 if 1.0 in strengths else strengths[len(strengths) // 2]
+            chosen = Choice(layer=config.layer, strength=usual)
+        own = {"layer": config.layer, "system_prompt": config.system_prompt}
+        return chosen.model_copy(update={k: v for k, v in own.items() if v is not None})
+
+    def items(self, split: Split, *sets: PromptSet) -> tuple[PromptItem, ...]:
+        """The prompts of a split that are used, set by set."""
+        most = self.config.prompts_per_set
+        return tuple(item for name in sets for item in self.behavior.select(name, split)[:most])
+
+    def system_prompt(self, name_or_text: str) -> SystemPrompt:
+        """A system prompt of the behavior's, or a text of one's own."""
+        return resolve_system_prompt(self.behavior.system_prompts, name_or_text)
+
+    def vector(self, index: int) -> SteeringVector:
+        """The vector of a layer that the config or the search names."""
+        layer, vectors = self.results.layer(index), self.results.vectors
+        if layer not in vectors:
+            raise ConfigError(
+                f"layer {layer} is to be steered but has no vector; there are vectors for layers "
+                f"{', '.join(map(str, vectors))}"
             )
-        if of_kind["gated"]:
-            best, met = choose_cell(of_kind["gated"], base, limits)
-            choice["gated"] = {"layer": best.layer, "strength": best.strength, "met_limits": met}
-        return Choice.model_validate(choice)
+        return vectors[layer]
 
-    def _controls(self, layer: int, strength: float) -> list[Condition]:
-        config, seed = self.config.compare.controls, self.config.statistics.seed
-        shuffled = (
-            self._extracted("vectors_shuffled", [layer], seed)[layer] if config.shuffled else None
-        )
-        return design.controls(
-            self.vectors[layer],
-            strength,
-            random=config.random,
-            negated=config.negated,
-            shuffled=shuffled,
-            seed=seed,
-            scope=self.config.scope,
-        )
+    def _grid(self) -> list[Condition]:
+        """Base, the system prompts to choose from, and every layer at every strength."""
+        sweep, scope = self.config.sweep, self.config.scope
+        vectors = [self.vector(i) for i in sweep.layers or self.results.vectors]
+        prompts = [prompted(self.system_prompt(name)) for name in sweep.system_prompts]
+        name = self._vector_name
+        cells = [c for v in vectors for c in at_strengths(v, sweep.strengths, name, scope=scope)]
+        if not cells:
+            raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
+        if self.config.gate is not None:
+            strengths, gate = self.config.gate.strengths or sweep.strengths, self.results.gate(None)
+            cells += [
+                c for v in vectors for c in at_strengths(v, strengths, name, gate=gate, scope=scope)
+            ]
+        return [BASE, *prompts, *cells]
 
-    def _extracted(
-        self, name: str, layers: Sequence[int], shuffle_seed: int | None = None
-    ) -> SteeringVectorSet:
-        """Vectors in a folder of the run: those that are there if nothing has changed, or new."""
-        folder, config = self.run.folder / name, self.config.extract
-        key = digest(
-            {
-                "model": [self.model.identity, self.model.info.model_dump()],
-                "chat_template": self.model.chat.sha256,
-                "dataset": self.behavior.sha256,
-                "layers": list(layers),
-                "method": config.method,
-                "token_position": config.token_position,
-                "seed": shuffle_seed,
-            }
-        )
-        held = self.run.read_record(_MADE_FROM, _MadeFrom)
-        made_from = dict(held.root) if held else {}
-        noted = made_from.pop(name, None)
-        with suppress(VectorError):
-            found = load_vectors(folder)
-            if noted == (key, _content(found)):
-                return self._without_gates(found, folder)
-        self.run.write_record(_MADE_FROM, _MadeFrom(made_from))
-        states = pair_states(
-            self.model,
-            self.behavior,
-            layers,
-            token_position=config.token_position,
-            shuffle_seed=shuffle_seed,
-        )
-        made = states.vectors(config.method)
-        if shuffle_seed is None:
-            auc: dict[int, float | None] = {
-                k: round(v, 6) for k, v in states.separation(config.method).items()
-            }
-            self.run.write_record("separation.json", Separation(auc))
-        made.save(folder)
-        # Last: vectors whose key is written are whole, and so is what goes with them.
-        made_from[name] = (key, _content(made))
-        self.run.write_record(_MADE_FROM, _MadeFrom(made_from))
+    def _comparison(self, choice: Choice) -> list[Condition]:
+        """Base, the prompt, steering at each strength, and both; then the same behind a gate."""
+        compare, scope, name = self.config.compare, self.config.scope, self._vector_name
+        vector, strengths = self.vector(choice.layer), _with(compare.strengths, choice.strength)
+        prompt = self.system_prompt(choice.system_prompt) if choice.system_prompt else None
+        made = [BASE, *([prompted(prompt)] if prompt else [])]
+        under = (None, prompt) if prompt else (None,)
+        for one in under:
+            made += at_strengths(vector, strengths, name, one, scope=scope)
+        if self.config.gate is not None:
+            cell = choice.gated or GatedChoice(layer=choice.layer, strength=choice.strength)
+            vector = self.vector(cell.layer)
+            strengths = _with(self.config.gate.strengths or compare.strengths, cell.strength)
+            for one in under:
+                gate = self.results.gate(one.text if one else None)
+                made += at_strengths(vector, strengths, name, one, gate, scope)
         return made
 
-    def _without_gates(self, found: SteeringVectorSet, folder: Path) -> SteeringVectorSet:
-        """Vectors as they were extracted; gates are fitted anew, to the present settings."""
-        if found.gates:
-            metadata = found.metadata.model_copy(update={"gates": []})
-            found = SteeringVectorSet(found.vectors, metadata)
-            found.save(folder)
-        return found
+    def _controls(self, choice: Choice) -> list[Condition]:
+        vector, wanted = self.vector(choice.layer), self.config.compare.controls
+        return controls(
+            vector,
+            choice.strength,
+            wanted,
+            self.results.shuffled(vector.layer) if wanted.shuffled else None,
+            self.config.statistics.seed,
+            self.config.scope,
+        )
 
-    def _items(self, split: str, *sets: str) -> list[PromptItem]:
-        chosen: list[PromptItem] = []
-        for name in sets:
-            items = [p for p in self.behavior.prompts if (p.set, p.split) == (name, split)]
-            chosen += items[: self.config.prompts_per_set]
-        return chosen
-
-    def _check_layers(self, layers: Sequence[int]) -> None:
-        missing = [layer for layer in layers if layer not in self.vectors]
-        if missing:
-            raise ConfigError(
-                f"layer {missing[0]} is to be steered but has no vector; there are vectors for "
-                f"layers {', '.join(map(str, self.vectors))}"
-            )
+    @property
+    def _vector_name(self) -> str:
+        return self.results.vectors.metadata.behavior
 
 
-def lean(log_odds: Mapping[str, float], sets: Mapping[str, str]) -> Lean:
-    """How strongly a condition leans to the behavior before anything is decoded.
-
-    Args:
-        log_odds: Of openings that show the behavior, by prompt id (see `screening.screen`).
-        sets: Each prompt's set.
-
-    """
-    found: dict[str, float] = {}
-    for name in ("target", "other"):
-        values = [value for prompt_id, value in log_odds.items() if sets[prompt_id] == name]
-        chances = [1 / (1 + math.exp(-value)) for value in values]
-        found[name] = round(math.fsum(chances) / len(values), 4)
-        found[f"{name}_log_odds"] = round(math.fsum(values) / len(values), 3)
-    return Lean.model_validate(found)
-
-
-def screening_rank(lean: Lean, limit: float, strength: float) -> tuple[float, ...]:
-    """Sorts cells before decoding as the choice sorts them afterwards, the best first.
-
-    Cells within the limit on other prompts come first, by their lean on target prompts; then the
-    others, by the difference. Log-odds alone would put the strongest steering first, which babbles.
-
-    Args:
-        lean: What `lean` gave.
-        limit: The highest lean on other prompts of a cell that can be chosen.
-        strength: The cell's; of equals, the smaller comes first.
-    """
-    within = lean.other <= limit + 1e-9
-    gain = lean.target if within else lean.target - lean.other
-    return (not within, -gain, abs(strength))
-
-
-def _given(layer: int | None) -> list[int]:
-    return [] if layer is None else [layer]
-
-
-def _content(vectors: SteeringVectorSet) -> str:
-    return digest({str(k): v.sha256 for k, v in vectors.metadata.layers.items()})
-
-
-def _short_hash(text: str) -> str:
-    return "prompt_" + hashlib.sha256(text.encode()).hexdigest()[:8]
+def _with(strengths: tuple[float, ...], chosen: float) -> list[float]:
+    return sorted({*strengths, chosen})

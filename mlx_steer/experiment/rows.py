@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from mlx_steer.behaviors import Behavior, PromptItem
+from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Gate, digest, gates_open
-from mlx_steer.config import GenerationConfig
 from mlx_steer.engine.complete import completions
 from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
 from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
-from mlx_steer.experiment.out_of_memory import BatchSize
-from mlx_steer.experiment.progress import Progress
+from mlx_steer.experiment.program import Stage
+from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import gate_scores
 from mlx_steer.model.load import Model
-from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.records import ConditionRecord, Conditions, Row, Score
 from mlx_steer.vectors import SteeringVectorSet
 
@@ -39,33 +37,21 @@ class Rows:
     shut, so it shares that row's key: gates cost a pass over the prompts and no generation.
 
     Args:
-        run: The run directory, locked.
-        progress: Told what is going on.
-        behavior: Gives system prompts their names.
+        work: The experiment.
         model: The model.
         vectors: Give the mean hidden-state norms that relative doses refer to.
-        generation: How responses are generated.
-        batch: Rows decoded at a time.
     """
 
-    def __init__(
-        self,
-        run: RunDirectory,
-        progress: Progress,
-        behavior: Behavior,
-        model: Model,
-        vectors: SteeringVectorSet,
-        generation: GenerationConfig,
-        batch: BatchSize,
-    ) -> None:
+    def __init__(self, work: Work, model: Model, vectors: SteeringVectorSet) -> None:
         """See the class."""
-        self._run = run
-        self._progress = progress
-        self._names = {text: name for name, text in behavior.system_prompts.items()}
+        generation = work.config.generation
+        self._run = work.run
+        self._progress = work.progress
+        self._batch = work.batch
+        self._names = {text: name for name, text in work.behavior.system_prompts.items()}
         self._model = model
         self._vectors = vectors
         self._sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
-        self._batch = batch
         self._records: dict[str, ConditionRecord] = {}
         self._effect_of: dict[str, dict[str, object]] = {}
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
@@ -74,41 +60,45 @@ class Rows:
         # Score minus threshold by gate and prompt: conditions share gates.
         self._gate_scores: dict[tuple[str, tuple[int, ...]], float] = {}
 
-    def make(
-        self, stage: str, conditions: Sequence[Condition], items: Sequence[PromptItem]
-    ) -> None:
-        """Make every row of conditions x prompts that the run does not hold yet."""
+    def make(self, stage: Stage) -> None:
+        """Make every row of a stage that the run does not hold yet."""
         jobs: dict[str, tuple[Job, PromptItem]] = {}
-        for condition in conditions:
-            record = self._record(condition)
-            ids = {
-                item.id: prompt_ids(self._model, item, condition.system_prompt) for item in items
-            }
-            self._check_lengths(condition, ids)
-            self._prompts_under.setdefault(condition.system_prompt, set()).update(ids.values())
-            scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
-            effects = _effects(condition, scores, ids)
-            keys: dict[str, str] = {}
-            for item in items:
-                effect = effects[item.id]
-                key = row_key(self._model, ids[item.id], effect, self._sampling)
-                keys[item.id] = key
-                self._prompt_ids[key] = ids[item.id]
+        for condition in stage.conditions:
+            for key, work in self._jobs(condition, stage.items).items():
                 # Conditions that come to the same for a prompt, such as strength 0 and base,
                 # share its row.
-                jobs.setdefault(key, (Job(key, ids[item.id], effect), item))
-            self._records[condition.name] = record.with_rows(keys, scores)
+                jobs.setdefault(key, work)
         found = Conditions(conditions=tuple(self._records.values()))
         self._run.write_record("conditions.json", found)
         held = {row.key for row in self._run.read("rows.jsonl", Row)}
         todo = [job for key, (job, _) in jobs.items() if key not in held]
-        self._progress.stage(stage, len(jobs), len(jobs) - len(todo))
+        self._progress.stage(stage.name, len(jobs), len(jobs) - len(todo))
         done: set[str] = set()
 
         def generate(rows: int) -> None:
             self._generate([job for job in todo if job.key not in done], jobs, done, rows)
 
         self._batch.retried(generate)
+
+    def _jobs(
+        self, condition: Condition, items: Sequence[PromptItem]
+    ) -> dict[str, tuple[Job, PromptItem]]:
+        """A condition's rows by key: what the engine is to run for each prompt; recorded."""
+        record = self._record(condition)
+        ids = {item.id: prompt_ids(self._model, item, condition.system_prompt) for item in items}
+        self._check_lengths(condition, ids)
+        self._prompts_under.setdefault(condition.system_prompt, set()).update(ids.values())
+        scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
+        effects = _effects(condition, scores, ids)
+        jobs: dict[str, tuple[Job, PromptItem]] = {}
+        keys: dict[str, str] = {}
+        for item in items:
+            own, effect = ids[item.id], effects[item.id]
+            key = keys[item.id] = row_key(self._model, own, effect, self._sampling)
+            self._prompt_ids[key] = own
+            jobs.setdefault(key, (Job(key, own, effect), item))
+        self._records[condition.name] = record.with_rows(keys, scores)
+        return jobs
 
     def _generate(
         self,
@@ -141,20 +131,18 @@ class Rows:
         finally:
             flush()
 
-    def screen(
-        self, conditions: Sequence[Condition], items: Sequence[PromptItem], shown: Sequence[int]
-    ) -> dict[str, dict[str, float]]:
+    def screen(self, stage: Stage, shown: Sequence[int]) -> dict[str, dict[str, float]]:
         """How strongly each condition leans to the behavior (see screening.py); nothing is decoded.
 
         Args:
-            conditions: The conditions.
-            items: The prompts.
+            stage: Conditions and prompts.
             shown: Tokens that begin responses that show the behavior.
 
         Returns:
             Log-odds of `shown` by condition and prompt id.
         """
-        self._progress.stage("screen", len(conditions) * len(items), 0)
+        conditions, items = stage.conditions, stage.items
+        self._progress.stage(stage.name, len(conditions) * len(items), 0)
         found: dict[str, dict[str, float]] = {c.name: {} for c in conditions}
 
         def read(rows: int) -> None:

@@ -1,7 +1,7 @@
 """How a cell of the sweep is chosen: one rule, on the select half, within the config's limits."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -40,22 +40,42 @@ class Cell:
     incoherent: Rate
 
     @property
+    def rows(self) -> int:
+        """Rows of target and other prompts."""
+        return self.target.n + self.false_positive.n
+
+    @property
     def complete(self) -> bool:
         """Whether there are rows of both sets, so that the cell can be compared."""
         return self.target.n > 0 and self.false_positive.n > 0
 
 
 def cell_of(
-    run: RunData, scored: Mapping[str, Scored], condition: ConditionRecord | str, split: Split
+    run: RunData,
+    scored: Mapping[str, Scored],
+    condition: ConditionRecord | str,
+    split: Split,
+    prompts: Collection[str] | None = None,
 ) -> Cell:
     """The rates of a condition on one split; missing rows are left out of n.
+
+    Args:
+        run: The run.
+        scored: Its verdicts.
+        condition: The condition, or its name.
+        split: Of the prompts.
+        prompts: Ids of the prompts that count; all by default.
 
     Raises:
         KeyError: If the run has no condition of this name.
     """
     if isinstance(condition, str):
         condition = run.condition(condition)
-    rows = list(rows_of(run, scored, condition, split))
+    rows = [
+        (item, row)
+        for item, row in rows_of(run, scored, condition, split)
+        if prompts is None or item.id in prompts
+    ]
     target = [s for item, s in rows if item.set == "target"]
     other = [s for item, s in rows if item.set == "other"]
     return Cell(
@@ -92,6 +112,9 @@ def choose_cell(cells: Sequence[Cell], base: Cell, limits: Limits) -> tuple[Cell
         RunError: If base or every cell lacks rows of one of the two sets.
     """
     candidates = [cell for cell in cells if cell.complete]
+    # Those that reached the last round of a race; in a grid all cells have the same prompts.
+    most = max((cell.rows for cell in candidates), default=0)
+    candidates = [cell for cell in candidates if cell.rows == most]
     if not candidates or not base.complete:
         raise RunError(
             "there is nothing to choose from: the base condition and at least one other need rows "
@@ -101,6 +124,30 @@ def choose_cell(cells: Sequence[Cell], base: Cell, limits: Limits) -> tuple[Cell
     if within:
         return min(within, key=lambda cell: (-_exact(cell.target), *_then(cell))), True
     return min(candidates, key=lambda cell: (-_gap(cell), *_then(cell))), False
+
+
+def better_half(count: int) -> int:
+    """How many of so many cells go on to the next round of a race."""
+    return -(-count // 2)
+
+
+def leaders(cells: Sequence[Cell], base: Cell, limits: Limits) -> list[Cell]:
+    """The better half of a race's cells, best first, by few rows.
+
+    A cell that is past the limits even at the favourable end of its interval comes after all
+    others. The rest stand by target rate minus false positive rate: with so few rows, to hold them
+    to the limits themselves would drop good cells by chance.
+    """
+
+    def place(cell: Cell) -> tuple[bool, Fraction, float, Fraction, int]:
+        allowed = base.false_positive.value + limits.false_positives
+        hopeless = (
+            cell.false_positive.low > allowed + _SLACK
+            or cell.incoherent.low > limits.incoherent + _SLACK
+        )
+        return (hopeless, -_gap(cell), *_then(cell))
+
+    return sorted(cells, key=place)[: better_half(len(cells))]
 
 
 def choose_system_prompt(cells: Sequence[Cell], base: Cell, limits: Limits) -> tuple[Cell, bool]:

@@ -100,20 +100,13 @@ def bake(
         ModelError: If the family cannot be baked, or the folder cannot be written.
         VectorError: If the vectors are of another model.
     """
-    from mlx_lm.utils import load_model, save_config, save_model
+    from mlx_lm.utils import save_config, save_model
 
     if folder.exists() or folder.is_symlink():
         raise ModelError(f"{folder} exists already; remove it or choose another name")
     location = locate(name, revision)
     _check_family(read_config(location.folder), steering.operator)
-    check_fits(location.id, location.folder, quantize=quantize)
-    if quantize is not None:
-        location = quantized(location, quantize)
-    try:
-        network, config = load_model(location.folder, lazy=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{location.id} cannot be loaded: {reason}") from error
+    location, network, config = _loaded(location, quantize)
     hidden_size = network.model.norm.weight.shape[0]
     steering.vectors.check_fits(hidden_size, len(network.layers), location.id)
     write = _add if steering.operator == "add" else _ablate
@@ -144,6 +137,22 @@ def bake(
     except OSError as error:
         raise ModelError(f"{folder} cannot be written: {error.strerror or error}") from error
     return made
+
+
+def _loaded(
+    location: Location, quantize: Literal[4, 8] | None
+) -> tuple[Location, nn.Module, dict[str, Any]]:
+    from mlx_lm.utils import load_model
+
+    check_fits(location.id, location.folder, quantize=quantize)
+    if quantize is not None:
+        location = quantized(location, quantize)
+    try:
+        network, config = load_model(location.folder, lazy=True)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{location.id} cannot be loaded: {reason}") from error
+    return location, network, config
 
 
 def _check_family(config: dict[str, Any], operator: BakeOperator) -> None:

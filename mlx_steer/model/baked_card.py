@@ -50,6 +50,7 @@ def baked_card(baked: Baked, vectors: SteeringVectorSet, evidence: Evidence | No
         f"# {_line(baked.model_id)}, steered: {_line(own.behavior)}",
         "",
         done,
+        "",
         "It loads like any other model: `mlx_lm.generate --model FOLDER --prompt ...`, "
         "`mlx_lm.server`, LM Studio.",
         "",

@@ -15,6 +15,7 @@ from mlx_steer.model.chat import ChatFormat
 from mlx_steer.model.families import HIDDEN_SIZE, WINDOWED
 from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
+from mlx_steer.model.shape import layer_of
 from mlx_steer.model.size import check_fits
 from mlx_steer.vectors import ModelInfo
 from mlx_steer.words import DtypeChoice
@@ -80,11 +81,7 @@ class Model:
         Raises:
             ModelError: If the model has no such layer.
         """
-        if not -self.num_layers <= index < self.num_layers:
-            raise ModelError(
-                f"{self.info.id} has layers 0 to {self.num_layers - 1}, and no layer {index}"
-            )
-        return index % self.num_layers
+        return layer_of(index, self.num_layers, self.info.id)
 
 
 def load_model(

@@ -155,6 +155,22 @@ class Shape:
             yield f"layers.{layer}.norms", dtype, (2 * self.hidden,)
 
 
+def layer_of(index: int, count: int, name: str) -> int:
+    """A layer counted from 0; negative numbers count from the end.
+
+    Args:
+        index: The layer as given.
+        count: How many the model has.
+        name: What it is called in the error.
+
+    Raises:
+        ModelError: If the model has no such layer.
+    """
+    if not -count <= index < count:
+        raise ModelError(f"{name} has layers 0 to {count - 1}, and no layer {index}")
+    return index % count
+
+
 def is_tied(config: Mapping[str, Any]) -> bool:
     """Whether a config.json says, or leaves open, that embedding and output matrix are one."""
     text = text_config(config)

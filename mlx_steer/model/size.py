@@ -1,4 +1,9 @@
-"""Bytes of a model's weights, from the headers of its files or from its config.json alone."""
+"""Bytes of a model's weights, from the headers of its files or from its config.json alone.
+
+mlx-lm could build the network lazily and its parameters be counted, exactly. But that needs mlx and
+the model's code, which `plan` does not load, and a config.json alone (before a download) that says
+all the code asks for; headers need neither.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +26,23 @@ _FLOATS = frozenset(_NAMES.values())
 _NOT_LOADED = ("vision", "multi_modal_projector", "audio", "rotary_emb.inv_freq")
 # mlx-lm's converter quantises in groups of 64.
 _GROUP = 64
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What of a model decides about memory and speed.
+
+    Attributes:
+        shape: Its numbers of layers, heads and so on.
+        weights: Bytes of its weights once loaded.
+        dtype_bytes: Of a number in the hidden state, and so in keys and values.
+        quantized: Whether its products are of quantised weights.
+    """
+
+    shape: Shape
+    weights: int
+    dtype_bytes: int
+    quantized: bool = False
 
 
 def check_fits(

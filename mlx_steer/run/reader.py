@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError, VectorError
-from mlx_steer.files import problems
+from mlx_steer.files import problems, shown
 from mlx_steer.run.directory import MARKS, parse_lines
 from mlx_steer.run.records import (
     BehaviorRecord,
@@ -164,13 +164,13 @@ def _check_conditions(
     names = [condition.name for condition in conditions]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise RunError(f"{path} is damaged: the condition {twice[0]!r} stands twice")
+        raise RunError(f"{path} is damaged: the condition {shown(twice[0])} stands twice")
     for condition in conditions:
         unknown = condition.rows.keys() - prompts.keys()
         if unknown:
             raise RunError(
-                f"{path} names the prompt {min(unknown)!r}, which is not in prompts.jsonl; run the "
-                "experiment again to write both anew"
+                f"{path} names the prompt {shown(min(unknown))}, which is not in prompts.jsonl; "
+                "run the experiment again to write both anew"
             )
 
 

@@ -25,6 +25,7 @@ from pydantic import (
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.errors import RunError
+from mlx_steer.files import shown
 from mlx_steer.vectors import ModelInfo, SteeringVectorSet
 from mlx_steer.words import (
     FinishReason,
@@ -351,7 +352,7 @@ class GateRecord(Record):
     def _every_score_has_a_set(self) -> GateRecord:
         missing = self.held_out_scores.keys() - self.sets.keys()
         if missing:
-            raise ValueError(f"the fitting prompt {min(missing)!r} has a score but no set")
+            raise ValueError(f"the fitting prompt {shown(min(missing))} has a score but no set")
         return self
 
 

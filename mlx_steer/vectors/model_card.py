@@ -2,6 +2,7 @@
 
 import shlex
 from importlib.metadata import version
+from typing import get_args
 
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -10,6 +11,7 @@ from mlx_steer.vectors.evidence import Evidence
 from mlx_steer.vectors.folder import MADE_WITH
 from mlx_steer.vectors.metadata import ModelInfo
 from mlx_steer.vectors.vector_set import SteeringVectorSet
+from mlx_steer.words import Method, TokenPosition
 
 # The built-in model's name is not one of the hub's.
 _HUB_IDS = {"smollm2-135m": "HuggingFaceTB/SmolLM2-135M-Instruct"}
@@ -54,6 +56,7 @@ def model_card(
         options=_options(own.model),
         hub_id=_hub_id(own.model),
         pytorch_id=_hub_id(own.model) or _bare_id(own.model),
+        made_by=_command(vectors, folder or f"vectors/{name}"),
         adapted=" + " in own.model.id,
         bakeable=own.model.model_type in _BAKED_TYPES,
         layer=chosen if chosen in vectors else layers[len(layers) // 2],
@@ -107,6 +110,19 @@ def _options(model: ModelInfo) -> str:
     options += [f"--quantize {bits}" for bits in (4, 8) if f" ({bits}-bit)" in model.id]
     options += ["--adapter ADAPTER"] if " + " in model.id else []
     return " ".join(options)
+
+
+def _command(vectors: SteeringVectorSet, folder: str) -> str | None:
+    """The command that makes such vectors; None where several steps or another tool did."""
+    own = vectors.metadata
+    known = own.method in get_args(Method) and own.token_position in get_args(TokenPosition)
+    if not known or own.source is not None or own.dataset is None:
+        return None
+    parts = [f"mlx-steer extract {_options(own.model)} --behavior {shlex.quote(own.behavior)}"]
+    parts.append(f"--layers {','.join(map(str, vectors))} --token-position {own.token_position}")
+    if own.method != "mean_difference":
+        parts.append(f"--method {own.method}")
+    return " ".join([*parts, f"--out {folder}"])
 
 
 def quantization_text(model: ModelInfo) -> str:

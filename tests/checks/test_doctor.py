@@ -229,14 +229,22 @@ def test_doctor_prints_a_table_or_json_and_exits_with_1_only_if_a_check_fails(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_folder("qwen3", tmp_path / "model")
-    table = run("doctor", "--model", folder)
+    table = run("doctor", "--speed", "--model", folder, columns=80)
     assert table.code == 0
-    assert "strength 0 is base" in table.out and "mlx_lm" in table.out
+    facts, *checks = table.out.split("\n\n")
+    assert "mlx_lm" in facts
+    lines = [line for check in checks for line in check.splitlines() if line != str(folder)]
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("pass    strength 0 is base ") for line in lines)
     asked = run("doctor", "--json", "--speed", "--model", folder)
     assert asked.code == 0
     told = json.loads(asked.out)
     assert told["healthy"] is True
     assert [line["rows"] for line in told["speed"]] == [1, 32]
+    words = {
+        word for check in told["checks"] for word in f"{check['name']} {check['detail']}".split()
+    }
+    assert words - set(table.out.split()) == set(), "words are broken"
     monkeypatch.setattr(Plan, "__call__", _adds_a_little)
     broken = run("doctor", "--json")
     assert broken.code == 1

@@ -7,7 +7,8 @@ import pytest
 
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete, completions
-from mlx_steer.engine.jobs import PREFILL_TOKENS, Job, Sampling, waves
+from mlx_steer.engine.jobs import Job, Sampling, waves
+from mlx_steer.engine.limits import PREFILL_TOKENS
 from mlx_steer.errors import GenerationError, ModelError, SteerError, VectorError
 from tests.helpers.tiny import CONTEXT, HIDDEN, mixed_jobs, random_ids, random_vector, tiny_model
 

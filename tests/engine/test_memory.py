@@ -14,12 +14,13 @@ from mlx.utils import tree_flatten
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.config import BATCH_SIZE
 from mlx_steer.engine.batch import Row
-from mlx_steer.engine.capture import TOKENS_AT_ONCE, TOKENS_PER_PASS
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.limits import TOKENS_AT_ONCE, tokens_per_pass
 from mlx_steer.engine.memory import (
     BATCH_SIZES,
+    Workload,
     choose_batch_size,
     estimate,
     extraction_bytes,
@@ -29,7 +30,7 @@ from mlx_steer.errors import ModelError
 from mlx_steer.model.load import Model, load_model
 from mlx_steer.model.machine import memory_bytes, working_set
 from mlx_steer.model.shape import Shape
-from mlx_steer.model.size import check_fits, stream_bytes_of, weight_bytes_of
+from mlx_steer.model.size import ModelSize, check_fits, stream_bytes_of, weight_bytes_of
 from tests.helpers.tiny import random_ids, random_vector, tiny_folder, tiny_model
 
 GB = 1e9
@@ -92,6 +93,10 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
+def size_of(config: dict[str, Any], weights: int = 0, dtype_bytes: int = 2) -> ModelSize:
+    return ModelSize(Shape.of(config), weights, dtype_bytes)
+
+
 def jobs(rows: int, prompt_tokens: int, conditions: int, waves: int = 1) -> list[Job]:
     """A full batch, or several, of prompts that share their first 16 tokens."""
     chosen = [Condition("base")] + [
@@ -137,14 +142,16 @@ def test_what_comes_on_top_of_the_weights_is_estimated_within_30_percent_of_the_
     model = tiny_model(num_hidden_layers=12, max_position_embeddings=2048)
     work = jobs(rows, prompt_tokens, conditions, waves)
     measured = measured_on_top(model, work, max_tokens, rows)
-    found = estimate(model.config, 0, 4, rows, prompt_tokens, max_tokens, conditions=conditions)
+    found = estimate(
+        size_of(model.config, 0, 4), Workload(prompt_tokens, max_tokens, conditions), rows
+    )
     assert found.on_top == pytest.approx(measured, rel=0.3)
 
 
 def test_rows_that_end_early_and_make_room_for_others_stay_within_the_estimate() -> None:
     model = tiny_model(num_hidden_layers=12, max_position_embeddings=2048, stops=range(20, 32))
     measured = measured_on_top(model, jobs(16, 60, 4, waves=4), 30, 16)
-    found = estimate(model.config, 0, 4, 16, 60, 30, conditions=4)
+    found = estimate(size_of(model.config, 0, 4), Workload(60, 30, 4), 16)
     assert found.on_top == pytest.approx(measured, rel=0.3)
 
 
@@ -174,7 +181,7 @@ def test_the_peak_of_the_built_in_model_is_estimated_within_15_percent(
     ids = [tuple(model.chat.prompt_ids(text)) for text in texts]
     work = [Job(f"{i} {c.name}", p, c) for i, p in enumerate(ids) for c in chosen]
     measured = measured_on_top(model, work, 4, rows)
-    found = estimate(model.config, weights, 4, rows, max(map(len, ids)), 4, conditions=4)
+    found = estimate(size_of(model.config, weights, 4), Workload(max(map(len, ids)), 4, 4), rows)
     assert found.peak == pytest.approx(weights + measured, rel=0.15)
     assert found.on_top == pytest.approx(measured, rel=0.4 if rows == 1 else 0.3)
 
@@ -226,18 +233,20 @@ def test_7b_models_have_known_sizes_and_fit_48_gb_in_every_precision(
     assert weights / GB == pytest.approx(gigabytes, abs=0.01)
     stored = {**config, "quantization": {"group_size": 64, "bits": bits}} if bits else config
     assert weight_bytes_of(stored) == weights
-    rows = choose_batch_size(config, weights, 2, 150, 150, conditions=18, limit=MAC_48, metal=True)
+    work = Workload(150, 150, 18)
+    rows = choose_batch_size(size_of(config, weights), work, limit=MAC_48, metal=True)
     assert rows >= 32
-    found = estimate(config, weights, 2, rows, 150, 150, conditions=18, metal=True)
+    found = estimate(size_of(config, weights), work, rows, metal=True)
     assert found.peak < MAC_48
 
 
 def test_keys_and_values_of_mistral_take_128_kib_a_token() -> None:
     shape = Shape.of(MISTRAL)
     assert shape.kv_bytes(1, 2) == 128 * 1024
-    short = estimate(MISTRAL, 0, 2, 10, 60, 100, metal=True)
+    short = estimate(size_of(MISTRAL), Workload(60, 100), 10, metal=True)
     assert short.kv_cache == 10 * shape.kv_bytes(160, 2)
-    assert estimate(MISTRAL, 0, 2, 10, 60, 260, metal=True).kv_cache == 2 * short.kv_cache
+    twice = estimate(size_of(MISTRAL), Workload(60, 260), 10, metal=True)
+    assert twice.kv_cache == 2 * short.kv_cache
 
 
 @pytest.mark.parametrize(
@@ -259,12 +268,20 @@ def test_more_of_anything_takes_more(more: dict[str, int]) -> None:
         "max_tokens": 100,
         "conditions": 4,
     }
-    before, after = (estimate(QWEN3, **values, metal=True) for values in (usual, usual | more))
+    before, after = (
+        estimate(
+            size_of(QWEN3, given["weight_bytes"], given["dtype_bytes"]),
+            Workload(given["prompt_tokens"], given["max_tokens"], given["conditions"]),
+            given["rows"],
+            metal=True,
+        )
+        for given in (usual, usual | more)
+    )
     assert after.peak > before.peak
 
 
 def test_every_condition_keeps_a_head_of_its_own() -> None:
-    few, many = (estimate(MISTRAL, 0, 2, 16, 100, 100, conditions=n, metal=True) for n in (2, 22))
+    few, many = (estimate(size_of(MISTRAL), Workload(100, 100, n), 16, metal=True) for n in (2, 22))
     # Half the layers of 20 more heads of 50 tokens, and 8 prompts of a wave instead of 1.
     kv, state = Shape.of(MISTRAL).kv_bytes(1, 2), 4096 * 2
     heads, prompts = 20 / 2 * 50 * kv, -7 * 100 * kv + (21 - 8) * 100 * state
@@ -276,19 +293,21 @@ def test_every_condition_keeps_a_head_of_its_own() -> None:
 def test_the_peak_never_falls_as_the_batch_grows(config: dict[str, Any], metal: bool) -> None:
     for prompt, conditions in [(20, 1), (150, 18), (3000, 5)]:
         peaks = [
-            estimate(config, 0, 2, rows, prompt, 150, conditions=conditions, metal=metal).peak
+            estimate(size_of(config), Workload(prompt, 150, conditions), rows, metal=metal).peak
             for rows in BATCH_SIZES
         ]
         assert peaks == sorted(peaks)
 
 
 def test_attention_that_is_not_fused_takes_more_for_long_prompts() -> None:
-    fused, plain = (estimate(MISTRAL, 0, 2, 4, 2000, 50, metal=m) for m in (True, False))
+    fused, plain = (
+        estimate(size_of(MISTRAL), Workload(2000, 50), 4, metal=m) for m in (True, False)
+    )
     assert plain.activations > fused.activations + 32 * 2000 * 2000 * 2
 
 
 def test_the_batch_size_is_the_largest_that_fits_and_at_most_the_cap() -> None:
-    given = (MISTRAL, 4_070_000_000, 2, 150, 150)
+    given = (size_of(MISTRAL, 4_070_000_000), Workload(150, 150))
     sizes = [
         choose_batch_size(*given, limit=int(limit * GB), metal=True)
         for limit in (5, 6, 8, 12, 24, 500)
@@ -298,8 +317,8 @@ def test_the_batch_size_is_the_largest_that_fits_and_at_most_the_cap() -> None:
     assert sizes[-1] == BATCH_SIZE == 64
     assert choose_batch_size(*given, limit=int(500 * GB), cap=128, metal=True) == 128
     for limit, rows in zip((5, 6, 8, 12, 24), sizes, strict=False):
-        assert estimate(*given[:3], rows, *given[3:], metal=True).fits(int(limit * GB))
-        twice = estimate(*given[:3], 2 * rows, *given[3:], metal=True)
+        assert estimate(*given, rows, metal=True).fits(int(limit * GB))
+        twice = estimate(*given, 2 * rows, metal=True)
         assert rows == BATCH_SIZE or not twice.fits(int(limit * GB))
 
 
@@ -310,20 +329,23 @@ def test_a_model_of_which_no_row_fits_is_refused_in_one_sentence() -> None:
         match=r"^big needs 14\.\d GB, this machine can use 12\.0 GB; "
         r"use 4-bit weights \(--quantize 4\) or a smaller model$",
     ):
-        choose_batch_size(MISTRAL, weights, 2, 20, 20, limit=int(12 * GB), metal=True, name="big")
+        choose_batch_size(
+            size_of(MISTRAL, weights), Workload(20, 20), limit=int(12 * GB), metal=True, name="big"
+        )
 
 
 def test_extraction_and_scoring_grow_with_what_they_hold() -> None:
-    low, high = (extraction_bytes(MISTRAL, 2, 50, 100, top, metal=True) for top in (7, 31))
+    size = size_of(MISTRAL)
+    low, high = (extraction_bytes(size, 50, 100, top, metal=True) for top in (7, 31))
     # 24 more layers of all prompts, and of two copies of those of a pass, for their responses.
-    at_once = TOKENS_PER_PASS // 100
+    at_once = tokens_per_pass(metal=True) // 100
     assert high - low == (50 + 2 * at_once) * Shape.of(MISTRAL).kv_bytes(100, 2) * 24 // 32
-    most = extraction_bytes(MISTRAL, 2, TOKENS_AT_ONCE // 100, 100, 31, metal=True)
-    assert extraction_bytes(MISTRAL, 2, 10_000, 100, 31, metal=True) == most
-    few, many = (scoring_bytes(MISTRAL, 2, 60, 20, n, metal=True) for n in (2, 20))
+    most = extraction_bytes(size, TOKENS_AT_ONCE // 100, 100, 31, metal=True)
+    assert extraction_bytes(size, 10_000, 100, 31, metal=True) == most
+    few, many = (scoring_bytes(size, Workload(60, 20, n), metal=True) for n in (2, 20))
     assert few < many
     # A prompt's responses are scored in parts: more of them do not take more for ever.
-    assert scoring_bytes(MISTRAL, 2, 60, 150, 10**6, metal=True) < 2 * GB
+    assert scoring_bytes(size, Workload(60, 150, 10**6), metal=True) < 2 * GB
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "mixtral"])
@@ -373,7 +395,7 @@ def test_a_damaged_weight_file_is_named(content: bytes, tmp_path: Path) -> None:
 
 def test_a_config_without_what_is_needed_is_named() -> None:
     with pytest.raises(ModelError, match="gives no num_hidden_layers"):
-        estimate({**MISTRAL, "num_hidden_layers": None}, 0, 2, 1, 10, 10)
+        Shape.of({**MISTRAL, "num_hidden_layers": None})
 
 
 def test_the_working_set_is_a_part_of_this_machine_s_memory() -> None:

@@ -126,7 +126,7 @@ def test_memory_that_runs_out_elsewhere_is_one_clear_sentence(
     def full(*_: Any, **more: Any) -> Any:
         raise RuntimeError(FULL[1])
 
-    monkeypatch.setattr("mlx_steer.experiment.program.pair_states", full)
+    monkeypatch.setattr("mlx_steer.experiment.results.pair_states", full)
     with pytest.raises(GenerationError, match=r"memory is full \(at extract\)"):
         carry_out(small(shared), tmp_path / "run")
 

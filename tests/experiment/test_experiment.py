@@ -201,10 +201,9 @@ def test_every_row_and_its_perplexity_are_those_of_plain_passes(gated: Path, mod
     made = design.controls(
         vectors[layer],
         0.5,
-        random=1,
-        negated=True,
-        shuffled=shuffled,
-        seed=run.config.statistics.seed,
+        run.config.compare.controls,
+        shuffled,
+        run.config.statistics.seed,
     )
     controls = {c.name: c.interventions for c in made}
     opened = set()

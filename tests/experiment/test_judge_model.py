@@ -209,7 +209,7 @@ def test_without_a_judge_model_nothing_is_judged(shared: Path, tmp_path: Path) -
 def test_the_last_line_of_a_row_is_the_present_judges_without_judging_it_anew(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment, "Rubric", Scripted)
+    monkeypatch.setattr("mlx_steer.experiment.judge_model.Rubric", Scripted)
     folder = tmp_path / "run"
     carry_out(small(shared), folder)
     carry_out(small(shared, "model"), folder)

@@ -11,14 +11,17 @@ import pytest
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.config import ExperimentConfig, load_config, parse_config
-from mlx_steer.engine.memory import choose_batch_size
+from mlx_steer.engine.memory import Workload, choose_batch_size
 from mlx_steer.errors import ConfigError, ModelError
 from mlx_steer.experiment import duration
 from mlx_steer.experiment import model_facts as facts
-from mlx_steer.experiment import plan_stages as stages
 from mlx_steer.experiment.plan import batch_for, plan_experiment
+from mlx_steer.experiment.stand_ins import stand_in
 from mlx_steer.model.load import load_model
-from mlx_steer.model.size import weight_bytes_of
+from mlx_steer.model.machine import MACS
+from mlx_steer.model.published import published_model
+from mlx_steer.model.shape import Shape
+from mlx_steer.model.size import ModelSize, weight_bytes_of
 from mlx_steer.stats import detectable_difference
 from tests.engine.test_memory import MAC_48, MISTRAL
 from tests.helpers import behaviors, small_run
@@ -167,10 +170,40 @@ def test_every_shipped_experiment_can_be_planned_without_its_model(path: Path) -
         pytest.skip("the built-in model is not installed")
     found = plan_experiment(config)
     assert all(s.rows > 0 for s in found.stages)
+    assert found.memory is not None
+    held = [found.memory.rows_on_mac(memory) for memory in MACS]
+    assert held == sorted(held) and held[-1] > 0, "a Mac with 64 GB holds them all"
     if not found.downloaded:
-        assert (found.memory, found.rates, found.batch_size) == (None, None, None)
-        assert any("unknown until" in note for note in found.notes)
+        assert any("sizes are those it is published with" in note for note in found.notes)
         assert any("guess" in note for note in found.notes)
+        known = published_model(config.model.name)
+        assert known is not None
+        assert found.memory.sizes[0].weights == known.weights(config.model.quantize)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_a_model_that_only_other_machines_hold_can_be_planned_before_its_download(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = load_config(CONFIGS[0].with_name("mixtral_8x7b_refusal.yaml"))
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: 8 * 10**9)
+    found = plan_experiment(config)
+    assert (found.rates, found.seconds) == (None, {})
+    assert any(note.startswith("Not for this machine: ") for note in found.notes)
+    assert found.memory is not None
+    assert found.memory.rows_on_mac(24) == 0 < found.memory.rows_on_mac(48)
+
+
+@pytest.mark.usefixtures("nothing_cached")
+def test_layers_of_a_published_model_are_checked_before_its_download() -> None:
+    def plan(layers: list[int]) -> object:
+        model = {"name": "Qwen/Qwen3-8B", "quantize": 4}
+        config = {"name": "x", "model": model, "extract": {"layers": layers}}
+        return plan_experiment(parse_config(config, "x"))
+
+    assert plan([-1])
+    with pytest.raises(ModelError, match="layers 0 to 35, and no layer 36"):
+        plan([36])
 
 
 @pytest.mark.usefixtures("nothing_cached")
@@ -212,7 +245,7 @@ def test_a_model_that_cannot_be_is_refused_as_the_run_would_refuse_it(name: str)
 
 
 def test_a_layer_the_model_does_not_have_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="has layers 0 to 5, and no layer 6"):
+    with pytest.raises(ModelError, match="has layers 0 to 5, and no layer 6"):
         plan_experiment(small(folder, extract={"layers": [6]}))
 
 
@@ -276,13 +309,8 @@ def test_a_run_takes_the_batch_size_that_its_plan_says(
         assert chosen.note is None
         assert chosen.rows == plan_experiment(free).batch_size
         assert chosen.rows == choose_batch_size(
-            model.config,
-            weight_bytes_of(folder / "model"),
-            4,
-            max(s.longest_prompt for s in planned.values() if s.decoded),
-            8,
-            conditions=7,
-            replayed=3,
+            ModelSize(Shape.of(model.config), weight_bytes_of(folder / "model"), 4),
+            Workload(max(s.longest_prompt for s in planned.values() if s.decoded), 8, 7, 3),
             limit=limit,
         )
         wide = small(folder, generation={"batch_size": 512})
@@ -314,10 +342,10 @@ def test_speeds_are_measured_on_the_model_or_assumed_with_the_assumption_stated(
 
 
 def test_slow_products_are_assumed_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = facts.Shape.of(MISTRAL)
+    shape = Shape.of(MISTRAL)
     monkeypatch.setattr(duration, "has_metal", lambda: False)
-    four = duration.assumed_rates(shape, 4 * 10**9, 2, True, 64, 200)
-    full = duration.assumed_rates(shape, 29 * 10**9, 4, False, 64, 200)
+    four = duration.assumed_rates(ModelSize(shape, 4 * 10**9, 2, quantized=True), 64, 200)
+    full = duration.assumed_rates(ModelSize(shape, 29 * 10**9, 4), 64, 200)
     assert four.decode < full.decode
     # As measured: six seconds a token.
     assert 1 / four.read == pytest.approx(6, rel=0.2)
@@ -329,8 +357,8 @@ def test_a_single_row_on_a_mac_is_bound_by_its_bandwidth(
 ) -> None:
     monkeypatch.setattr(duration, "has_metal", lambda: True)
     monkeypatch.setattr("mlx.core.device_info", lambda: {"device_name": chip})
-    shape = facts.Shape.of(MISTRAL)
-    one, many = (duration.assumed_rates(shape, 4 * 10**9, 2, True, n, 200) for n in (1, 64))
+    size = ModelSize(Shape.of(MISTRAL), 4 * 10**9, 2, quantized=True)
+    one, many = (duration.assumed_rates(size, n, 200) for n in (1, 64))
     assert low < one.decode < high
     assert many.decode > 3 * one.decode
     assert chip in one.basis
@@ -363,6 +391,6 @@ def test_importing_the_planner_does_not_import_mlx() -> None:
 
 
 def test_stand_ins_differ_from_layer_to_layer_and_from_the_controls() -> None:
-    one, two = stages._stand_in(1), stages._stand_in(2)
-    assert abs(one.cosine(stages._stand_in(1, seed=1))) < 0.99
+    one, two = stand_in(1), stand_in(2)
+    assert abs(one.cosine(stand_in(1, seed=1))) < 0.99
     assert (one.array != two.array).any()

@@ -26,9 +26,9 @@ Run = Callable[..., Result]
 def runner(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """A function that runs `mlx-steer` with its arguments."""
 
-    def run(*arguments: object) -> Result:
+    def run(*arguments: object, columns: int = 120) -> Result:
         monkeypatch.setattr(sys, "argv", ["mlx-steer", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "120")
+        monkeypatch.setenv("COLUMNS", str(columns))
         capsys.readouterr()
         code = 0
         try:

@@ -16,6 +16,7 @@ from mlx_steer.metrics import (
     compute_metrics,
     judged,
 )
+from mlx_steer.metrics.choose import leaders
 from mlx_steer.metrics.metrics_file import metrics_text, read_metrics
 from mlx_steer.run.reader import load_run
 from mlx_steer.stats import holm, wilson
@@ -318,6 +319,22 @@ def test_cells_without_rows_are_passed_over_and_nothing_to_choose_from_is_an_err
         choose_cell([empty], BASE, LIMITS)
     with pytest.raises(RunError, match="nothing to choose from"):
         choose_cell([cell()], empty, LIMITS)
+
+
+def test_the_choice_is_among_the_cells_that_reached_the_last_round():
+    early, last = cell("early", 5, 0, 5), cell("last", 8, 0, 10)
+    assert choose_cell([early, last], BASE, Limits())[0] is last
+
+
+def test_the_better_half_of_a_race_goes_on_and_chance_alone_drops_nobody():
+    base = cell("base", 0, 1, 15)
+    good = cell("good", 12, 3, 15)  # over the limit, by chance as it may be
+    fair, weak = cell("fair", 8, 0, 15), cell("weak", 2, 0, 15)
+    wild = cell("wild", 15, 14, 15)
+    babble = cell("babble", 14, 0, 15, incoherent=15)
+    assert leaders([weak, wild, good, fair], base, Limits()) == [good, fair]
+    assert leaders([babble, weak, fair], base, Limits()) == [fair, weak]
+    assert leaders([weak], base, Limits()) == [weak]
 
 
 def test_the_system_prompt_is_chosen_by_the_same_rule():

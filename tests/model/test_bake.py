@@ -17,6 +17,7 @@ from mlx_steer import load_model, steered
 from mlx_steer.errors import ModelError, VectorError
 from mlx_steer.model.bake import Steering, bake
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.vectors.evidence import Evidence, MeasuredRow
 from tests.helpers.tiny import HIDDEN, LAYERS, random_ids, random_vector, tiny_folder
 from tests.helpers.vector_sets import vector_set
 
@@ -236,6 +237,35 @@ def test_the_folder_has_all_that_belongs_to_a_model_and_says_what_was_done(
     assert load_model(str(tmp_path / "baked")).chat.prompt_ids("Hello") == load_model(
         str(source)
     ).chat.prompt_ids("Hello")
+
+
+def test_the_folder_says_what_was_measured_and_whether_that_is_what_was_baked(
+    tmp_path: Path,
+) -> None:
+    source = tiny_folder("llama", tmp_path / "m")
+    row = MeasuredRow(name="a | b", target="1 of 4", other="-", incoherent="-", coherence="0.9")
+    evidence = Evidence(
+        run="r",
+        title="Refusal",
+        shown="refused",
+        target="harmful",
+        other="benign",
+        answer="It went from 1 to 3.",
+        sentences=[],
+        rows=[row],
+        layer=3,
+        strength=0.5,
+        vectors={},
+    )
+    for name, strength, says in (
+        ("same", 0.5, "Measured by steering at run time, before anything was baked."),
+        ("other", 1.0, "with another layer, strength or operator"),
+    ):
+        steering = Steering(vectors_at(3), (3,), strength)
+        bake(str(source), steering, tmp_path / name, evidence=evidence)
+        card = (tmp_path / name / "README.md").read_text()
+        assert "It went from 1 to 3. Measured by steering" in card and says in card
+        assert "| a \\| b | 1 of 4 | - | - | 0.9 |" in card
 
 
 def test_a_model_that_has_such_biases_keeps_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """No file gives anything but vectors or a sentence; nothing in it is run or believed."""
 
 import io
+import json
 import pickle
 import struct
 import tempfile
@@ -18,8 +19,10 @@ from safetensors.numpy import save
 
 from mlx_steer.errors import VectorError
 from mlx_steer.vectors import SteeringVectorSet
+from mlx_steer.vectors.evidence import evidence_in
 from mlx_steer.vectors.exchange.foreign import vectors_of
 from mlx_steer.vectors.exchange.formats import ImportOptions, export_vectors, read_foreign
+from mlx_steer.vectors.model_card import model_card
 from tests.helpers import fuzz
 from tests.helpers.gguf_files import packed, write_gguf
 from tests.helpers.vector_sets import KNOWN, vector_set
@@ -70,6 +73,54 @@ def test_no_bytes_give_anything_but_vectors_or_a_sentence(name: str) -> None:
     check()
     with tempfile.TemporaryDirectory() as folder:
         assert imported(Path(folder), name, good) is not None
+
+
+def test_no_words_beside_tensors_give_anything_but_vectors_or_a_sentence() -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "v"
+        export_vectors(vector_set(), (1, 3), "pt", folder)
+        about = folder / "metadata.json"
+        good = json.loads(about.read_text())
+
+        @settings(max_examples=100, deadline=None)
+        @given(fuzz.json_files(good) | fuzz.json_files(json.loads(good["mlx_steer"])))
+        def check(data: bytes) -> None:
+            nested = json.dumps({"mlx_steer": data.decode(errors="replace")}).encode()
+            for content in (data, nested):
+                about.write_bytes(content)
+                fuzz.read_or_refused(
+                    lambda: vectors_of(read_foreign(folder, ImportOptions()), folder, KNOWN)
+                )
+
+        check()
+
+
+def test_no_evidence_gives_anything_but_evidence_or_a_sentence() -> None:
+    vectors = vector_set()
+    good = {
+        **dict.fromkeys(("run", "title", "shown", "target", "other", "answer"), "x"),
+        "format_version": 1,
+        "sentences": ["x"],
+        "rows": [dict.fromkeys(("name", "target", "other", "incoherent", "coherence"), "-")],
+        "layer": 3,
+        "strength": 1.0,
+        "vectors": {"layer_3.npy": vectors.metadata.layers[3].sha256},
+    }
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
+        (folder / "card.json").write_text(json.dumps(good))
+        found = evidence_in(folder, vectors)
+        assert found is not None and found.layer == 3
+
+        @settings(max_examples=100, deadline=None)
+        @given(fuzz.json_files(good))
+        def check(data: bytes) -> None:
+            (folder / "card.json").write_bytes(data)
+            evidence = fuzz.read_or_refused(lambda: evidence_in(folder, vectors))
+            if evidence is not None:
+                model_card(vectors, "org/name", evidence)
+
+        check()
 
 
 PICKLED = st.recursive(

@@ -1,59 +1,17 @@
-"""doctor and plan: is this machine sound, and what will a run take?"""
+"""plan: what a run will show, need and take."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from mlx_steer.cli.options import model_options, model_settings
+from mlx_steer.cli.options import json_option
 
 if TYPE_CHECKING:
-    from mlx_steer.checks.doctor import Diagnosis
     from mlx_steer.experiment.plan import ExperimentPlan
-
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_STYLES = {"pass": "green", "fail": "bold red", "warn": "yellow", "skip": "dim"}
-
-
-@click.command(short_help="Check this machine, for bug reports.")
-@model_options
-@click.option(
-    "--speed/--no-speed",
-    default=None,
-    help="Measure decoding, steered and not; by default on a Mac only.",
-)
-@_json_option
-def doctor(speed: bool | None, as_json: bool, **options: Any) -> None:
-    """Check this machine, and that steering works here; for bug reports.
-
-    Without --model, tiny random models are checked. Exit code 1 if a check fails.
-    """
-    from mlx_steer.checks.doctor import examine
-    from mlx_steer.engine.guard import load_model
-    from mlx_steer.model.load import Model
-
-    settings = model_settings(options)
-
-    def load() -> Model:
-        return load_model(settings.pop("name"), **settings)
-
-    found = examine(load if settings["name"] else None, speed=speed)
-    if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
-    else:
-        _print_diagnosis(found)
-    if not found.healthy:
-        sys.exit(1)
-
-
-for _option in doctor.params:
-    # The options are the same as everywhere, but here a model is not needed.
-    if _option.name == "model":
-        _option.required = False
 
 
 @click.command(short_help="Say what a CONFIG will run, need and take.")
@@ -62,7 +20,7 @@ for _option in doctor.params:
     "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Instead of the config's."
 )
 @click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")
-@_json_option
+@json_option
 def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:
     """Say what the experiment of a CONFIG file will run, show, need and take."""
     from mlx_steer.config import load_config
@@ -77,35 +35,6 @@ def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> 
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         _print_plan(found)
-
-
-def _print_diagnosis(found: Diagnosis) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from mlx_steer.cli.output import console
-
-    out = console()
-    facts = {**found.environment, "working_set_gb": round(found.working_set / 1e9, 1)}
-    for name, value in {**facts, **found.metal}.items():
-        out.print(f"{name}: {value}", markup=False)
-    table = Table("check", "of", "result", "measured", "limit", "")
-    for check in found.checks:
-        table.add_row(
-            check.name,
-            Text(check.subject),
-            Text(check.status, style=_STYLES[check.status]),
-            "" if check.measured is None else f"{check.measured:.3g}",
-            "" if check.limit is None else f"{check.limit:.3g}",
-            Text(check.detail),
-        )
-    out.print(table)
-    if found.speed:
-        table = Table("rows", "unsteered tokens/s", "steered tokens/s", "ratio")
-        for line in found.speed:
-            numbers = (f"{line.unsteered:.1f}", f"{line.steered:.1f}", f"{line.ratio:.3f}")
-            table.add_row(str(line.rows), *numbers)
-        out.print(table)
 
 
 def _print_plan(found: ExperimentPlan) -> None:
@@ -163,6 +92,7 @@ def _print_memory(found: ExperimentPlan) -> None:
     from rich.table import Table
 
     from mlx_steer.cli.output import console
+    from mlx_steer.model.machine import MACS
 
     if found.memory is None:
         return
@@ -191,6 +121,9 @@ def _print_memory(found: ExperimentPlan) -> None:
     out.print(table)
     parts = {"extraction": found.memory.extraction, "scoring": found.memory.scoring}
     out.print("; ".join(f"{name} peaks at {size / 1e9:.2f} GB" for name, size in parts.items()))
+    macs = {memory: found.memory.rows_on_mac(memory) for memory in MACS}
+    held = (f"{memory} GB: {rows or 'none'}" for memory, rows in macs.items())
+    out.print(f"Rows that Macs hold, by their memory: {'; '.join(held)}")
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,317 @@
+"""What a run's stages give: vectors, gates, the cells a screening keeps, and the choice.
+
+Each is made once and kept in the run directory, for as long as what it was made from is the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from pydantic import RootModel
+
+from mlx_steer.conditions import Gate, digest
+from mlx_steer.engine.screening import opening_tokens
+from mlx_steer.errors import ConfigError, VectorError
+from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_prompt
+from mlx_steer.experiment.program import Stage
+from mlx_steer.experiment.rows import Rows, prompt_ids
+from mlx_steer.experiment.work import Work
+from mlx_steer.extraction.gates import GateFit, fit_gate
+from mlx_steer.extraction.pairs import pair_states
+from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, choose_system_prompt, leaders
+from mlx_steer.metrics.verdicts import judged
+from mlx_steer.model.load import Model
+from mlx_steer.run.reader import load_run
+from mlx_steer.run.records import (
+    Choice,
+    GateRecord,
+    Gates,
+    Lean,
+    Record,
+    ScreenedCell,
+    Screening,
+    Separation,
+)
+from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
+from mlx_steer.words import PromptSet
+
+# What the run's vectors were extracted from: changed settings make new ones.
+_MADE_FROM = ".extracted.json"
+# Every log-odds of the screening, and what it was made from.
+_SCREENED = ".screened.json"
+
+
+class _MadeFrom(RootModel[dict[str, tuple[str, str]]]):
+    """By folder of vectors: hashes of what they were made from, and of themselves."""
+
+
+class _Screened(Record):
+    made_from: str
+    log_odds: dict[str, dict[str, float]]
+
+
+class RunResults:
+    """A program's `Results` as a run makes them; extracts the vectors at once.
+
+    Args:
+        work: The experiment.
+        model: The model.
+    """
+
+    def __init__(self, work: Work, model: Model) -> None:
+        """See the class."""
+        self._work = work
+        self._model = model
+        self._gates: dict[str | None, GateFit] = {}
+        self._log_odds: dict[str, dict[str, float]] = {}
+        self.vectors = self._given() or self._extracted("vectors", self._layers())
+
+    def layer(self, index: int) -> int:
+        """A layer of the model, counted from 0."""
+        return self._model.layer(index)
+
+    # --- vectors ---
+
+    def shuffled(self, layer: int) -> SteeringVector:
+        """The vector of contrast pairs whose sides were swapped at random."""
+        seed = self._work.config.statistics.seed
+        return self._extracted("vectors_shuffled", [layer], seed)[layer]
+
+    def _given(self) -> SteeringVectorSet | None:
+        """The vectors that the config names, in the run's folder."""
+        run, folder = self._work.run, self._work.config.extract.vectors
+        if folder is None:
+            return None
+        found = load_vectors(folder)
+        shape = (self._model.hidden_size, self._model.num_layers, self._model.info.id)
+        for warning in found.check_fits(*shape):
+            self._work.progress.note(warning)
+        run.write_record(_MADE_FROM, _MadeFrom({}))
+        found.save(run.folder / "vectors")
+        return found
+
+    def _layers(self) -> list[int]:
+        asked = self._work.config.extract.layers
+        every = range(self._model.num_layers) if asked == "all" else asked
+        return sorted({self._model.layer(i) for i in every})
+
+    def _extracted(
+        self, name: str, layers: Sequence[int], shuffle_seed: int | None = None
+    ) -> SteeringVectorSet:
+        """Vectors in a folder of the run: those that are there if nothing has changed, or new."""
+        run, config = self._work.run, self._work.config.extract
+        folder = run.folder / name
+        key = self._made_from(layers, shuffle_seed)
+        held = run.read_record(_MADE_FROM, _MadeFrom)
+        made_from = dict(held.root) if held else {}
+        noted = made_from.pop(name, None)
+        with suppress(VectorError):
+            found = load_vectors(folder)
+            if noted == (key, _content(found)):
+                if found.gates:  # they are fitted anew, to the present settings
+                    metadata = found.metadata.model_copy(update={"gates": []})
+                    found = SteeringVectorSet(found.vectors, metadata)
+                    found.save(folder)
+                return found
+        run.write_record(_MADE_FROM, _MadeFrom(made_from))
+        states = pair_states(
+            self._model,
+            self._work.behavior,
+            layers,
+            token_position=config.token_position,
+            shuffle_seed=shuffle_seed,
+        )
+        made = states.vectors(config.method)
+        if shuffle_seed is None:
+            auc: dict[int, float | None] = {
+                k: round(v, 6) for k, v in states.separation(config.method).items()
+            }
+            run.write_record("separation.json", Separation(auc))
+        made.save(folder)
+        # Last: vectors whose key is written are whole, and so is what goes with them.
+        run.write_record(_MADE_FROM, _MadeFrom({**made_from, name: (key, _content(made))}))
+        return made
+
+    def _made_from(self, layers: Sequence[int], shuffle_seed: int | None) -> str:
+        config, model = self._work.config.extract, self._model
+        return digest(
+            {
+                "model": [model.identity, model.info.model_dump()],
+                "chat_template": model.chat.sha256,
+                "dataset": self._work.behavior.sha256,
+                "layers": list(layers),
+                "method": config.method,
+                "token_position": config.token_position,
+                "seed": shuffle_seed,
+            }
+        )
+
+    # --- gates ---
+
+    def gate(self, system_prompt: str | None) -> Gate:
+        """The gate fitted under a system prompt; fitted and saved with the vectors once."""
+        config = self._work.config.gate
+        if config is None:
+            raise ConfigError("there is no gate to fit: the config has no section gate")
+        if system_prompt not in self._gates:
+            fit = fit_gate(
+                self._model,
+                self._work.behavior,
+                config,
+                system_prompt=system_prompt,
+                name="plain" if system_prompt is None else _short_hash(system_prompt),
+            )
+            self._gates[system_prompt] = fit
+            self.vectors = self.vectors.with_gate(fit.gate, fit.info)
+            self.vectors.save(self._work.run.folder / "vectors")
+        return self._gates[system_prompt].gate
+
+    def write_gates(self) -> None:
+        """Record how each gate was found."""
+        if self._gates:
+            names = {text: name for name, text in self._work.behavior.system_prompts.items()}
+            fits = (
+                {**fit.record(), "system_prompt": names.get(text or "", text)}
+                for text, fit in self._gates.items()
+            )
+            record = Gates(gates=tuple(map(GateRecord.model_validate, fits)))
+            self._work.run.write_record("gate.json", record)
+
+    # --- the screening ---
+
+    def screen(self, stage: Stage, rows: Rows) -> None:
+        """Read the log-odds of a stage, or take those that an earlier start has left."""
+        shown, _ = opening_tokens(self._model, self._work.behavior)
+        key = digest(
+            {
+                "model": self._model.identity,
+                "shown": shown,
+                "conditions": {c.name: c.key() for c in stage.conditions},
+                "prompts": {p.id: prompt_ids(self._model, p, None) for p in stage.items},
+            }
+        )
+        held = self._work.run.read_record(_SCREENED, _Screened)
+        if held and held.made_from == key:
+            self._log_odds = held.log_odds
+            return
+        self._log_odds = rows.screen(stage, shown)
+        self._work.run.write_record(_SCREENED, _Screened(made_from=key, log_odds=self._log_odds))
+
+    def kept(self, screened: Stage, keep: int) -> frozenset[str]:
+        """The names of the best `keep` cells of each kind; all are recorded with their rank."""
+        sets: dict[str, PromptSet] = {item.id: item.set for item in screened.items}
+        leans = {name: lean(odds, sets) for name, odds in self._log_odds.items()}
+        base = leans[BASE.name]
+        limit = base.other + self._work.config.sweep.limits.false_positives
+        cells = [c for c in screened.conditions if c.interventions]
+        records: list[ScreenedCell] = []
+        for kind in dict.fromkeys(c.kind for c in cells):
+            ranked = sorted(
+                (c for c in cells if c.kind == kind),
+                key=lambda c: screening_rank(leans[c.name], limit, c.interventions[0].strength),
+            )
+            records += [
+                ScreenedCell(
+                    condition=cell.name,
+                    kind=kind,
+                    layer=cell.interventions[0].layer,
+                    strength=cell.interventions[0].strength,
+                    kept=place < keep,
+                    **dict(leans[cell.name]),
+                )
+                for place, cell in enumerate(ranked)
+            ]
+        found = Screening(base=base, limit=limit, cells=tuple(records))
+        self._work.run.write_record("screening.json", found)
+        return frozenset(record.condition for record in records if record.kept)
+
+    # --- the race ---
+
+    def ahead(self, decoded: Stage) -> frozenset[str]:
+        """The names of the better half of each kind, by their rows on a stage's prompts."""
+        limits, run = self._work.config.sweep.limits, load_run(self._work.run.folder)
+        scored, prompts = judged(run), {item.id for item in decoded.items}
+        cells: dict[str, list[Cell]] = {}
+        for condition in decoded.conditions:
+            # Not by rows of later rounds, which an earlier start may have left.
+            cell = cell_of(run, scored, condition.name, "select", prompts)
+            cells.setdefault(condition.kind, []).append(cell)
+        (base,) = cells.pop("base")
+        return frozenset(
+            cell.condition for own in cells.values() for cell in leaders(own, base, limits)
+        )
+
+    # --- the choice ---
+
+    def choose(self) -> Choice:
+        """The best of the cells that were decoded on the select half, recorded."""
+        config = self._work.config.sweep
+        run = load_run(self._work.run.folder)
+        scored = judged(run)
+        base = cell_of(run, scored, BASE.name, "select")
+        of_kind: dict[str, list[Cell]] = {}
+        for condition in run.conditions:
+            cell = cell_of(run, scored, condition, "select")
+            of_kind.setdefault(condition.kind, []).append(cell)
+        choice = _cell(*choose_cell(of_kind["steering"], base, config.limits))
+        choice["system_prompt"] = None
+        if "prompt" in of_kind:
+            winner, _ = choose_system_prompt(of_kind["prompt"], base, config.limits)
+            prompts = self._work.behavior.system_prompts
+            asked = {
+                prompted(resolve_system_prompt(prompts, name)).name: name
+                for name in config.system_prompts
+            }
+            choice["system_prompt"] = asked[winner.condition]
+        if "gated" in of_kind:
+            choice["gated"] = _cell(*choose_cell(of_kind["gated"], base, config.limits))
+        made = Choice.model_validate(choice)
+        self._work.run.write_record("choice.json", made)
+        return made
+
+
+def lean(log_odds: Mapping[str, float], sets: Mapping[str, PromptSet]) -> Lean:
+    """How strongly a condition leans to the behavior before anything is decoded.
+
+    Args:
+        log_odds: Of openings that show the behavior, by prompt id (see `screening.screen`).
+        sets: Each prompt's set.
+    """
+    found: dict[str, float] = {}
+    for name in ("target", "other"):
+        values = [value for prompt_id, value in log_odds.items() if sets[prompt_id] == name]
+        chances = [1 / (1 + math.exp(-value)) for value in values]
+        found[name] = round(math.fsum(chances) / len(values), 4)
+        found[f"{name}_log_odds"] = round(math.fsum(values) / len(values), 3)
+    return Lean.model_validate(found)
+
+
+def screening_rank(lean: Lean, limit: float, strength: float) -> tuple[float, ...]:
+    """Sorts cells before decoding as the choice sorts them afterwards, the best first.
+
+    Cells within the limit on other prompts come first, by their lean on target prompts; then the
+    others, by the difference. Log-odds alone would put the strongest steering first, which babbles.
+
+    Args:
+        lean: What `lean` gave.
+        limit: The highest lean on other prompts of a cell that can be chosen.
+        strength: The cell's; of equals, the smaller comes first.
+    """
+    within = lean.other <= limit + 1e-9
+    gain = lean.target if within else lean.target - lean.other
+    return (not within, -gain, abs(strength))
+
+
+def _cell(cell: Cell, met_limits: bool) -> dict[str, object]:
+    return {"layer": cell.layer, "strength": cell.strength, "met_limits": met_limits}
+
+
+def _content(vectors: SteeringVectorSet) -> str:
+    return digest({str(k): v.sha256 for k, v in vectors.metadata.layers.items()})
+
+
+def _short_hash(text: str) -> str:
+    return "prompt_" + hashlib.sha256(text.encode()).hexdigest()[:8]

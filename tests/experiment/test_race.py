@@ -1,0 +1,93 @@
+"""A race on a tiny model: what is decoded, what goes on, and what an interruption leaves."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlx_steer.experiment.plan import plan_experiment
+from tests.experiment.test_screened_sweep import OPENINGS
+from tests.helpers.behaviors import behavior_folder
+from tests.helpers.small_run import carry_out, config
+from tests.helpers.tiny import tiny_folder
+
+LAYERS, STRENGTHS = [1, 3, 4], [0.5, 1.0]
+ROUNDS = ["race 1", "race 2", "race 3"]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("race")
+    tiny_folder("llama", folder / "model")
+    behavior_folder(folder / "behavior", prompts=8, gate=True, openings=OPENINGS)
+    return folder
+
+
+def race(shared: Path, **changes: Any) -> Any:
+    values = {
+        "extract": {"layers": LAYERS},
+        "sweep": {
+            "strategy": "race",
+            "strengths": STRENGTHS,
+            "race": {"cells": 4, "rounds": 3, "screened_prompts": 3},
+        },
+        "gate": {"layers": [2], "strengths": [1.0]},
+        "generation": {"max_tokens": 3},
+    }
+    return config(shared / "model", shared / "behavior", **{**values, **changes})
+
+
+def conditions(folder: Path) -> dict[str, dict[str, Any]]:
+    found = json.loads((folder / "conditions.json").read_text())["conditions"]
+    return {c["name"]: c for c in found}
+
+
+def lines(folder: Path, name: str) -> list[str]:
+    return sorted((folder / name).read_text().splitlines())
+
+
+def test_cells_drop_out_round_by_round_and_the_choice_has_all_prompts(
+    shared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    told = carry_out(race(shared), folder, compare=False)
+    assert [name for name, _, _ in told.stages][:4] == ["screen", *ROUNDS]
+    found = conditions(folder)
+    reached = {
+        kind: sorted(len(c["rows"]) for c in found.values() if c["kind"] == kind)
+        for kind in ("base", "steering", "gated", "prompt")
+    }
+    # Of 8 prompts of each set: 2, 4 and all of them.
+    assert reached["base"] == [16]
+    assert reached["steering"] == [4, 4, 8, 16]
+    assert reached["gated"] == [4, 8, 16]
+    assert reached["prompt"] == [4, 16]
+    choice = json.loads((folder / "choice.json").read_text())
+    name = f"layer {choice['layer']}, strength {choice['strength']:g}"
+    assert len(found[name]["rows"]) == 16
+    assert len(found[f"gated layer {choice['gated']['layer']}, strength 1"]["rows"]) == 16
+
+
+def test_an_interrupted_race_goes_on_to_the_same_run(shared: Path, tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    carry_out(race(shared), whole)
+    carry_out(race(shared), folder)
+    rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
+    for kept in (rows[: len(rows) // 3], rows[::3]):
+        # As a kill leaves it; also with rows of late rounds while early ones are missing.
+        (folder / "rows.jsonl").write_text("".join(kept))
+        (folder / "choice.json").unlink()
+        carry_out(race(shared), folder)
+        assert lines(folder, "rows.jsonl") == lines(whole, "rows.jsonl")
+        assert lines(folder, "conditions.json") == lines(whole, "conditions.json")
+        assert lines(folder, "choice.json") == lines(whole, "choice.json")
+
+
+def test_the_plan_counts_no_fewer_rows_than_the_race_makes(shared: Path, tmp_path: Path) -> None:
+    told = carry_out(race(shared), tmp_path / "run")
+    made = {name: total - done for name, total, done in told.stages}
+    planned = {stage.name: stage.rows for stage in plan_experiment(race(shared)).stages}
+    assert set(ROUNDS) <= set(planned)
+    assert sum(planned[name] for name in ROUNDS) >= sum(made[name] for name in ROUNDS) > 0
+    assert planned["screen"] == made["screen"]
