@@ -8,9 +8,11 @@ from typing import Any
 
 from mlx.utils import tree_flatten
 
-from mlx_steer.engine.memory import estimate
+from mlx_steer.engine.memory import Workload, estimate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import working_set
+from mlx_steer.model.shape import Shape
+from mlx_steer.model.size import ModelSize
 from mlx_steer.serve.live import Ask
 
 # Of what the weights leave free, for conversations that may go on.
@@ -46,18 +48,15 @@ class Memory:
 
     def __init__(self, model: Model, limit: int | None = None) -> None:
         """See the class."""
-        self._config = model.config
-        self._dtype_bytes = model.dtype.size
         parameters: Any = tree_flatten(dict(model.network.parameters()))  # type: ignore[no-untyped-call]
-        self._weights = sum(value.nbytes for _, value in parameters)
+        weights = sum(value.nbytes for _, value in parameters)
+        self._size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
         self._limit = working_set() if limit is None else limit
-        self.for_turns = int(_KEPT_PART * max(0, self._limit - self._weights))
+        self.for_turns = int(_KEPT_PART * max(0, self._limit - weights))
 
     def fits(self, asks: Sequence[Ask]) -> bool:
         """Whether these can be decoded at once, beside the turns that are kept."""
         longest = max(len(ask.ids) + ask.sampling.max_tokens for ask in asks)
         prompt = max(len(ask.ids) for ask in asks)
-        found = estimate(
-            self._config, self._weights, self._dtype_bytes, len(asks), prompt, longest - prompt
-        )
+        found = estimate(self._size, Workload(prompt, longest - prompt), len(asks))
         return found.fits(self._limit - self.for_turns)

@@ -86,9 +86,7 @@ def hear_all(scheduler: Scheduler, asks: Sequence[Ask]) -> list[Heard]:
     return asyncio.run(together())
 
 
-def ask(
-    ids: Sequence[int], condition: Condition = PLAIN, tokens: int = 12, **changes: Any
-) -> Ask:
+def ask(ids: Sequence[int], condition: Condition = PLAIN, tokens: int = 12, **changes: Any) -> Ask:
     """An ask for greedy tokens, or with other sampling and observations."""
     watched = {k: changes.pop(k) for k in ("logprobs", "projections") if k in changes}
     return Ask(tuple(ids), condition, Sampling(tokens, **changes), **watched)
@@ -114,7 +112,7 @@ def varied(count: int, **changes: Any) -> list[Ask]:
 
 
 def tiny_vectors(**changes: Any) -> SteeringVectorSet:
-    """Vectors for the tiny models at layers 1 and 3, with a gate that is open and one that is shut."""
+    """Vectors for tiny models at layers 1 and 3, with a gate that opens and one that stays shut."""
     vectors = [SteeringVector(i, random_vector(i), 20.0) for i in (1, 3)]
     gates = [
         Gate(1, random_vector(5, 1.0), -1000.0, "open"),
