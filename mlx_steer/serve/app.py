@@ -222,6 +222,8 @@ async def _read(request: Request, kind: type[_Body]) -> _Body:
     data = await _bytes_of(request)
     try:
         value = json.loads(data)
+        if b"\\ud" in data.lower():  # half a character, which no tokenizer can read
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise Problem(400, "the body is not JSON", None, "invalid_json") from None
     try:

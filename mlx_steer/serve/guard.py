@@ -101,8 +101,9 @@ class Guard:
     def _knows(self, authorization: str) -> bool:
         if self._access.api_key is None:
             return True
-        given = authorization.removeprefix("Bearer ").encode()
-        return hmac.compare_digest(given, self._access.api_key.encode())
+        scheme, _, given = authorization.partition(" ")
+        same = hmac.compare_digest(given.strip().encode(), self._access.api_key.encode())
+        return scheme.lower() == "bearer" and same
 
     def _with_headers(self, send: Send, origin: str) -> Send:
         allowed = origin in self._access.origins or "*" in self._access.origins

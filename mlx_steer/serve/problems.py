@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue, ValidationError
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: raising writes an exception's traceback
 class Problem(Exception):
     """A request that is refused, or cannot be served now.
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-
-import numpy as np
 
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.jobs import Sampling
@@ -35,6 +34,8 @@ def living(
     scheduler = Scheduler(model, limits, memory)
     thread = threading.Thread(target=scheduler.run)
     thread.start()
+    while not scheduler.alive:
+        time.sleep(0.005)
     try:
         yield scheduler
     finally:
@@ -133,7 +134,3 @@ def problem_of(heard: Heard) -> Problem:
     """Why a response could not be finished."""
     assert heard.ended is not None and heard.ended.problem is not None
     return heard.ended.problem
-
-
-def same(first: np.ndarray, second: np.ndarray) -> bool:
-    return bool(np.allclose(first, second, rtol=1e-3, atol=1e-3))
