@@ -108,7 +108,7 @@ def test_both_answers_come_coloured_by_projection(page, chat):
         "return [...document.querySelectorAll('#steered span')].map(s => s.style.background)"
     )
     # The last piece may be what is left of a character that no token finished.
-    assert len(colours) > 3 and all(colour.startswith("rgba") for colour in colours[:-1])
+    assert len(colours) > 1 and all(colour.startswith("rgba") for colour in colours[:-1])
     assert "tokens" in page.text("#steered-note")
     page.click("#colour")
     assert page.run("return document.querySelector('#steered span').style.background") == ""
