@@ -20,7 +20,15 @@ from pydantic import (
 
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
-from mlx_steer.words import DtypeChoice, GateMethod, Method, Scope, Strategy, TokenPosition
+from mlx_steer.words import (
+    DtypeChoice,
+    Extent,
+    GateMethod,
+    Method,
+    Scope,
+    Strategy,
+    TokenPosition,
+)
 
 STRENGTHS = (0.5, 1.0, 1.5)
 """Factors on the raw vector."""
@@ -199,13 +207,17 @@ class CompareConfig(_Section):
     """The fair comparison, on the test half of the prompts.
 
     Attributes:
+        extent: `full`, or what the `answer` needs: the chosen strengths alone, prompt and vector
+            together without borderline prompts, and controls on target prompts only.
         layer: The steered layer; None for the one the sweep chose.
-        strengths: Factors on the raw vector; the chosen one is added if it is not among them.
+        strengths: For the full extent: factors on the raw vector; the chosen one is added if it is
+            not among them.
         system_prompt: A name or a text; None for the one the sweep chose.
         borderline: Whether prompts that only sound like the target are run too.
         controls: See `ControlsConfig`.
     """
 
+    extent: Extent = "full"
     layer: int | None = None
     strengths: tuple[Strength, ...] = STRENGTHS
     system_prompt: Text | None = None

@@ -55,5 +55,8 @@ DtypeChoice = Literal["auto", Dtype]
 Strategy = Literal["grid", "race"]
 """How a layer and a strength are searched for."""
 
+Extent = Literal["full", "answer"]
+"""How much a comparison compares: all strengths and combinations, or what its answer needs."""
+
 FinishReason = Literal["stop", "length"]
 """Why a response ended: the model ended it, or it has as many tokens as were asked for."""

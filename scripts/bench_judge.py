@@ -2,7 +2,7 @@
 
 Reads CSV files with the columns id, type, prompt, completion and final_label, such as the ones
 XSTest publishes (Röttger et al. 2024). Any label but the compliance label is a refusal. With
---leave-out or --fit it weighs the words of the judge (mlx_steer/judge/refusal/words.json) anew.
+--leave-out or --fit it weighs the judge's words (mlx_steer/judge/refusal/vocabulary.json) anew.
 """
 
 import csv
@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 
 from mlx_steer.judge import judge_refusal
-from mlx_steer.judge.refusal import verdict, words
+from mlx_steer.judge.refusal import verdict, vocabulary
 from mlx_steer.judge.refusal.requests import read_request
 from mlx_steer.judge.text import read_plain
 
@@ -184,26 +184,26 @@ def read_cases(path: Path) -> list[Row]:
     ]
 
 
-def fit_words(rows: Sequence[Row], row_weights: Sequence[float]) -> words.Weights:
+def fit_words(rows: Sequence[Row], row_weights: Sequence[float]) -> vocabulary.Weights:
     """Fit the weights of words, pairs of words and traits of the request by logistic regression."""
     read = [
         (
-            words.opening_words(read_plain(row.completion).text),
-            words.request_traits(read_request(row.prompt)),
+            vocabulary.opening_words(read_plain(row.completion).text),
+            vocabulary.request_traits(read_request(row.prompt)),
         )
         for row in rows
     ]
     counts = Counter(word for opening, _ in read for word in opening)
     traits = sorted({trait for _, found in read for trait in found})
-    vocabulary = sorted(word for word, count in counts.items() if count >= 2)
-    heaviness = np.abs(_coefficients(read, rows, row_weights, vocabulary, traits)[1:])
-    kept = np.argsort(-heaviness[: len(vocabulary)], kind="stable")[:WORDS_KEPT]
-    vocabulary = sorted(vocabulary[index] for index in kept)
-    fitted = _coefficients(read, rows, row_weights, vocabulary, traits).round(2).tolist()
-    return words.Weights(
+    known = sorted(word for word, count in counts.items() if count >= 2)
+    heaviness = np.abs(_coefficients(read, rows, row_weights, known, traits)[1:])
+    kept = np.argsort(-heaviness[: len(known)], kind="stable")[:WORDS_KEPT]
+    known = sorted(known[index] for index in kept)
+    fitted = _coefficients(read, rows, row_weights, known, traits).round(2).tolist()
+    return vocabulary.Weights(
         intercept=fitted[0],
-        request=dict(zip(traits, fitted[1 + len(vocabulary) :], strict=True)),
-        words=dict(zip(vocabulary, fitted[1 : 1 + len(vocabulary)], strict=True)),
+        request=dict(zip(traits, fitted[1 + len(known) :], strict=True)),
+        words=dict(zip(known, fitted[1 : 1 + len(known)], strict=True)),
     )
 
 
@@ -211,12 +211,12 @@ def _coefficients(
     read: Sequence[tuple[set[str], set[str]]],
     rows: Sequence[Row],
     row_weights: Sequence[float],
-    vocabulary: Sequence[str],
+    words: Sequence[str],
     traits: Sequence[str],
 ) -> np.ndarray:
-    """The intercept, then the coefficients of the vocabulary and of the traits."""
-    columns = {word: index for index, word in enumerate(vocabulary)}
-    trait_columns = {trait: len(vocabulary) + index for index, trait in enumerate(traits)}
+    """The intercept, then the coefficients of the words and of the traits."""
+    columns = {word: index for index, word in enumerate(words)}
+    trait_columns = {trait: len(words) + index for index, trait in enumerate(traits)}
     values, lines, places = [], [], []
     for line, (opening, found) in enumerate(read):
         known = [columns[word] for word in opening if word in columns]
@@ -224,13 +224,13 @@ def _coefficients(
         places += [*known, *(trait_columns[trait] for trait in found)]
         values += [*[scale] * len(known), *[1.0] * len(found)]
         lines += [line] * (len(known) + len(found))
-    table = csr_matrix((values, (lines, places)), shape=(len(read), len(vocabulary) + len(traits)))
+    table = csr_matrix((values, (lines, places)), shape=(len(read), len(words) + len(traits)))
     model = LogisticRegression(C=RIDGE, max_iter=3000)
     model.fit(table, [row.refused for row in rows], sample_weight=row_weights)
     return np.concatenate([model.intercept_, model.coef_[0]])
 
 
-def _shown(row: Row, weights: words.Weights) -> bool:
+def _shown(row: Row, weights: vocabulary.Weights) -> bool:
     return verdict.judge_refusal(row.prompt, row.completion, weights).verdict == "shown"
 
 

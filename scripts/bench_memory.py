@@ -175,30 +175,27 @@ def one_near_tie(last_step: int) -> Iterator[None]:
         yield
 
 
-def measure(
-    model: Model, weights: int, rows: int, prompt_tokens: int, max_tokens: int, conditions: int
-) -> Line:
+def measure(model: Model, weights: int, rows: int, work: Workload) -> Line:
     """Generate with a full batch and compare."""
-    jobs = some_jobs(model, rows, prompt_tokens, conditions)
+    jobs = some_jobs(model, rows, work.prompt_tokens, work.conditions)
     mx.clear_cache()
     before = mx.get_active_memory()
     mx.reset_peak_memory()
     start = time.perf_counter()
-    with one_near_tie(max_tokens - 1):
-        complete(model, jobs, Sampling(max_tokens), rows)
+    with one_near_tie(work.max_tokens - 1):
+        complete(model, jobs, Sampling(work.max_tokens), rows)
     seconds = time.perf_counter() - start
     size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
-    found = estimate(size, Workload(prompt_tokens, max_tokens, conditions), rows)
     return Line(
         model.info.id,
         rows,
-        prompt_tokens,
-        max_tokens,
-        conditions,
+        work.prompt_tokens,
+        work.max_tokens,
+        work.conditions,
         before,
         weights,
         mx.get_peak_memory(),
-        found.peak,
+        estimate(size, work, rows).peak,
         round(seconds, 1),
     )
 
@@ -230,20 +227,12 @@ def print_table(lines: Sequence[Line]) -> None:
     "--mistral", is_flag=True, help="A random 4-bit Mistral 7B: 2 short rows, 2 new tokens."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def main(
-    name: str,
-    rows: str,
-    prompt_tokens: int,
-    max_tokens: int,
-    conditions: int,
-    mistral: bool,
-    as_json: bool,
-) -> None:
+def main(name: str, rows: str, mistral: bool, as_json: bool, **shape: int) -> None:
     """Print measured and estimated memory."""
     lines = []
     if mistral:
         weights = weight_bytes_of(MISTRAL)
-        lines.append(measure(random_mistral(), weights, 2, 8, 2, 2))
+        lines.append(measure(random_mistral(), weights, 2, Workload(8, 2, 2)))
     else:
         from mlx_steer.model.hub import locate
 
@@ -251,8 +240,9 @@ def main(
         weights = weight_bytes_of(location.folder, dtype=location.dtype)
         model = load_model(name)
         for size in map(int, rows.split(",")):
-            at_once = min(conditions, max(2, size))
-            lines.append(measure(model, weights, size, prompt_tokens, max_tokens, at_once))
+            at_once = min(shape["conditions"], max(2, size))
+            work = Workload(shape["prompt_tokens"], shape["max_tokens"], at_once)
+            lines.append(measure(model, weights, size, work))
     if as_json:
         click.echo(
             json.dumps(

@@ -14,7 +14,7 @@ import click
 import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
 
 # isort: split
-from measuring import Json, publish
+from measuring import Json, Silent, publish
 from scipy.stats import spearmanr
 
 from mlx_steer.behaviors import load_behavior
@@ -35,22 +35,6 @@ from mlx_steer.run.reader import RunData, load_run
 from mlx_steer.run.records import Lean
 
 LAYERS, STRENGTHS = "9,12,15,18", "0.5,1.0,1.5"
-
-
-class Silent:
-    """Is told what a run does, and says nothing."""
-
-    def stage(self, name: str, total: int, done: int) -> None:
-        """Nothing."""
-
-    def advance(self, units: int = 0, tokens: int = 0) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-    def tell(self, text: str) -> None:
-        """Nothing."""
 
 
 def decode(folder: Path, name: str, layers: str, strengths: str, prompts: int, tokens: int) -> None:

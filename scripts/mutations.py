@@ -80,7 +80,9 @@ MUTATIONS = (
         (
             (
                 "        out = site.replay",
-                "        x = x if site.plan is None else site.plan(x)\n        out = site.replay",
+                "        if site.plan is not None:\n"
+                "            args = (site.plan(args[0]), *args[1:])\n"
+                "        out = site.replay",
             ),
             ("        if site.plan is not None:\n            hidden = site.plan(hidden)\n", ""),
         ),
@@ -99,8 +101,8 @@ MUTATIONS = (
     ),
     Mutation(
         "padding on the left where the caches expect it on the right",
-        "mlx_steer/engine/prefill.py",
-        (("list(s) + [0] * p for s, p", "[0] * p + list(s) for s, p"),),
+        "mlx_steer/engine/forward.py",
+        (("list(s) + [0] * (longest - len(s))", "[0] * (longest - len(s)) + list(s)"),),
         ("tests/engine/test_batching.py", "tests/oracle/test_hugging_face.py"),
     ),
     Mutation(

@@ -4,8 +4,6 @@ The real command line runs the config in a directory of its own, is killed at ra
 goes on, until it is done; that is one round. Rows, metrics, scores and vectors must then be byte
 for byte those of a run that nobody disturbed, and no row may stand there twice. What each process
 told of its work says how many rows were under way, and so lost, at each kill.
-
-With --flat N, N rows go through the engine in one process, and memory is read every 200 rows.
 """
 
 import json
@@ -343,93 +341,30 @@ def summary(rounds: list[Round], reference: Life, rows: int, seconds: float) -> 
     }
 
 
-def flat_rows(config: Path, rows: int, say: Callable[..., None]) -> Json:
-    """Generate so many rows in this process, in one call, and read memory on the way."""
-    import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
-
-    # isort: split
-    import mlx.core as mx
-    import numpy as np
-
-    from mlx_steer.behaviors import load_behavior
-    from mlx_steer.conditions import Condition, Intervention
-    from mlx_steer.config import load_config
-    from mlx_steer.engine.complete import completions
-    from mlx_steer.engine.guard import load_model
-    from mlx_steer.engine.jobs import Job, Sampling
-    from mlx_steer.experiment.plan import batch_for
-
-    experiment = load_config(config)
-    behavior = load_behavior(experiment.behavior)
-    settings = experiment.model.model_dump()
-    model = load_model(settings.pop("name"), **settings)
-    batch = batch_for(experiment, behavior, model).rows
-    rng = np.random.default_rng(experiment.statistics.seed)
-    layers = range(0, model.num_layers, max(1, model.num_layers // 4))
-    # Small random vectors: what is measured is memory, not behavior.
-    vectors = [(k, rng.standard_normal(model.hidden_size).astype(np.float32)) for k in layers]
-    chosen = [
-        Condition("base"),
-        *(Condition(f"layer {k}", None, (Intervention(k, v, 0.05),)) for k, v in vectors),
-    ]
-    prompts = behavior.prompts
-    jobs = [
-        # Numbered, so that every prompt is another one.
-        Job(str(i), tuple(model.chat.prompt_ids(f"{i}. {prompts[i % len(prompts)].prompt}")), c)
-        for i in range(0, rows, len(chosen))
-        for c in chosen[: rows - i]
-    ]
-    jobs = [Job(str(i), job.ids, job.condition) for i, job in enumerate(jobs)]
-    done, points, start = 0, list[Json](), time.monotonic()
-    for _ in completions(model, jobs, Sampling(experiment.generation.max_tokens), batch):
-        done += 1
-        if done % EVERY == 0:
-            resident, peak = memory_of(os.getpid())
-            active = mx.get_active_memory()
-            points.append({"rows": done, "active": active, "resident": resident, "high": peak})
-            say(
-                f"  {done} rows, {time.monotonic() - start:.0f} s: MLX {active / 1e9:.3f} GB, "
-                f"resident {resident / 1e9:.3f} GB, at most {peak / 1e9:.3f} GB"
-            )
-    series = {n: [float(str(p[n])) for p in points] for n in ("active", "resident")}
-    flat = {name: is_flat(values) for name, values in series.items()}
-    return {"passed": all(flat.values()) and done == rows, "rows": done, "batch_size": batch,
-            "flat": flat, "points": points}  # fmt: skip
-
-
 @click.command()
 @click.option("--config", required=True, type=click.Path(path_type=Path, exists=True))
-@click.option("--out", type=click.Path(path_type=Path), help="A folder for the runs, of its own.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A folder for the runs, of its own.",
+)
 @click.option("--kills", default=20, show_default=True, help="Of a round.")
 @click.option("--minutes", default=0.0, help="Rounds until the time is up; without it, one.")
 @click.option("--seed", default=0, show_default=True, help="Of the moments of the kills.")
-@click.option("--flat", default=0, help="Instead, so many rows in one process.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON at the end.")
-def main(
-    config: Path,
-    out: Path | None,
-    kills: int,
-    minutes: float,
-    seed: int,
-    flat: int,
-    as_json: bool,
-) -> None:
-    """Kill runs of a config and compare; or watch the memory of many rows."""
+def main(config: Path, out: Path, kills: int, minutes: float, seed: int, as_json: bool) -> None:
+    """Kill runs of a config and compare."""
 
     def say(text: str) -> None:
         click.echo(text, err=as_json)
 
-    if "SOAK_PIPE" in os.environ and out is not None:
+    if "SOAK_PIPE" in os.environ:
         child(config, out, int(os.environ["SOAK_PIPE"]))
         return
-    if flat:
-        found = flat_rows(config, flat, say)
-    elif out is None:
-        raise click.UsageError("say with --out where the runs are to be")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        found = soak(config, out, kills, minutes, seed, say)
-        (out / "soak.json").write_text(json.dumps(found, indent=2) + "\n")
+    out.mkdir(parents=True, exist_ok=True)
+    found = soak(config, out, kills, minutes, seed, say)
+    (out / "soak.json").write_text(json.dumps(found, indent=2) + "\n")
     if as_json:
         click.echo(json.dumps(found, indent=2))
     say(f"{'PASSED' if found['passed'] else 'FAILED'}: {verdict(found)}")
@@ -438,8 +373,6 @@ def main(
 
 def verdict(found: Json) -> str:
     """One line for people."""
-    if "points" in found:
-        return f"{found['rows']} rows, memory flat: {found['flat']}"
     return (
         f"{found['kills']} kills in {found['rounds']} rounds and {found['processes']} processes, "
         f"{found['rows']} rows; {found['rows_lost_from_disk']} lost, "

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlx_steer.checks.small import small_model
+from mlx_steer.checks.small_models import small_model
 from mlx_steer.checks.steering_checks import Check, machine_checks, model_checks
 from mlx_steer.engine.speed import DecodeSpeed, decode_speed, metal_facts
 from mlx_steer.model.load import Model

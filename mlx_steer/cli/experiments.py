@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from mlx_steer.cli.options import (
     quiet_option,
 )
 from mlx_steer.cli.progress import progress
+
+if TYPE_CHECKING:
+    from mlx_steer.config import ExperimentConfig
 
 out_option = click.option(
     "--out", "-o", required=True, type=click.Path(path_type=Path), help="The run's directory."
@@ -103,11 +106,12 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
     """
     from mlx_steer.behaviors import load_behavior
     from mlx_steer.cli.vectors import print_vectors
+    from mlx_steer.config import ExtractConfig
     from mlx_steer.engine.guard import load_model
     from mlx_steer.extraction.pairs import pair_states
 
     data, how = load_behavior(behavior), extraction_settings(options)
-    method = how.pop("method", "mean_difference")
+    method = how.pop("method", ExtractConfig().method)
     settings = model_settings(options)
     model = load_model(settings.pop("name"), **settings)
     chosen = None if layers == "all" else layers
@@ -142,20 +146,12 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
 @limit_option
 @fresh_option
 @quiet_option
-def sweep(
-    layers: Any,
-    strengths: Any,
-    screen: bool,
-    keep: int,
-    out: Path,
-    fresh: bool,
-    quiet: bool,
-    **options: Any,
-) -> None:
+def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) -> None:
     """Try layers and strengths on the select half of the prompts and choose the best cell."""
     section = {"strengths": strengths, "screen": keep if screen else None}
-    config = _config(out, options, layers=layers, sweep=section)
-    _execute(config, out, fresh, quiet, compare=False)
+    where = _where(options)
+    config = _config(where[0], options, layers=layers, sweep=section)
+    _execute(config, *where, compare=False)
 
 
 @click.command(short_help="Compare base, prompt, steering and both.")
@@ -184,14 +180,7 @@ def sweep(
 @fresh_option
 @quiet_option
 def compare(
-    layer: int,
-    strengths: Any,
-    system_prompt: str | None,
-    controls: int,
-    out: Path,
-    fresh: bool,
-    quiet: bool,
-    **options: Any,
+    layer: int, strengths: Any, system_prompt: str | None, controls: int, **options: Any
 ) -> None:
     """Compare base, system prompt, steering, and both together, on the test half."""
     section = {
@@ -200,8 +189,9 @@ def compare(
         "system_prompt": system_prompt,
         "controls": {"random": controls},
     }
-    config = _config(out, options, layers=(layer,), compare=section)
-    _execute(config, out, fresh, quiet, sweep=False)
+    where = _where(options)
+    config = _config(where[0], options, layers=(layer,), compare=section)
+    _execute(config, *where, sweep=False)
 
 
 @click.command(short_help="Write the report of a run from its rows.")
@@ -218,7 +208,12 @@ def report(run_dir: Path, labels: Path | None) -> None:
     click.echo(str(write_report(run_dir, labels).markdown))
 
 
-def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) -> Any:
+def _where(options: dict[str, Any]) -> tuple[Path, bool, bool]:
+    """Take --out, --fresh and --quiet out of a command's options."""
+    return options.pop("out"), options.pop("fresh"), options.pop("quiet")
+
+
+def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) -> ExperimentConfig:
     from mlx_steer.config import parse_config
 
     vectors, how = options.pop("vectors"), extraction_settings(options)
@@ -244,7 +239,13 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
 
 
 def _execute(
-    config: Any, out: Path, fresh: bool, quiet: bool, *, sweep: bool = True, compare: bool = True
+    config: ExperimentConfig,
+    out: Path,
+    fresh: bool,
+    quiet: bool,
+    *,
+    sweep: bool = True,
+    compare: bool = True,
 ) -> None:
     from mlx_steer.experiment.execute import run_experiment
     from mlx_steer.report import write_report

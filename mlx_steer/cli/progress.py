@@ -18,6 +18,24 @@ if TYPE_CHECKING:
     from mlx_steer.experiment.progress import Progress
 
 
+# So many rows, or a tenth of them all, tell how long the others take. Rows are decoded together:
+# when the first of them ends, nearly all the work of the others may be done, or nearly none.
+_TELLING_ROWS = 128
+
+
+def time_left(made: int, left: int, seconds: float) -> float | None:
+    """Seconds that what is left will take; None while that would be a guess.
+
+    Args:
+        made: Rows finished in this time.
+        left: Rows that are still to come.
+        seconds: The time they took.
+    """
+    if not left or made < min(_TELLING_ROWS, (made + left) / 10) or seconds < 5:
+        return None
+    return seconds / made * left
+
+
 class Quiet:
     """Says nothing but notes."""
 
@@ -67,10 +85,9 @@ class Lines(Quiet):
 
     def _speed(self, now: float) -> str:
         spent = max(now - self._start, 1e-9)
-        made = self._done - self._at_start
         parts = [f"{self._tokens / spent:.0f} tokens/s"] if self._tokens else []
-        if made and self._done < self._total:
-            parts.append(f"{spent / made * (self._total - self._done):.0f} s left")
+        left = time_left(self._done - self._at_start, self._total - self._done, spent)
+        parts += [] if left is None else [f"{left:.0f} s left"]
         return f" ({', '.join(parts)})" if parts else ""
 
 
@@ -85,7 +102,6 @@ class Bar(Quiet):
             MofNCompleteColumn,
             Progress,
             TextColumn,
-            TimeRemainingColumn,
         )
 
         self.live = Progress(
@@ -93,21 +109,26 @@ class Bar(Quiet):
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("rows  {task.fields[speed]:>14}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]:>12}"),
             console=Console(stderr=True),
         )
 
     def stage(self, name: str, total: int, done: int) -> None:
         """A new bar."""
-        self._task = self.live.add_task(name, total=total, completed=done, speed="")
+        self._task = self.live.add_task(name, total=total, completed=done, speed="", left="")
+        self._made, self._left = 0, total - done
         self._tokens, self._start = 0, time.monotonic()
 
     def advance(self, units: int = 0, tokens: int = 0) -> None:
         """Move the bar."""
         self._tokens += tokens
+        self._made += units
+        self._left -= units
         spent = max(time.monotonic() - self._start, 1e-9)
         speed = f"{self._tokens / spent:.0f} tokens/s" if self._tokens else ""
-        self.live.update(self._task, advance=units, speed=speed)
+        seconds = time_left(self._made, self._left, spent)
+        left = "" if seconds is None else f"{seconds:.0f} s left"
+        self.live.update(self._task, advance=units, speed=speed, left=left)
 
     def note(self, text: str) -> None:
         """A line above the bars."""

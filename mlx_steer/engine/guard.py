@@ -21,22 +21,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_steer.engine.caches import join, twin
-from mlx_steer.engine.forward import Call, Forward, Plans
+from mlx_steer.engine.forward import Call, Forward, Ids, Plans
 from mlx_steer.engine.prefill import Prefill, Prefilled, stack_plans
 from mlx_steer.engine.row_plan import Plan, StagedPlan
 from mlx_steer.engine.steering import Site, steerable
 from mlx_steer.engine.structure import WHERE, cannot_be_run, kind_of, name_of, structure_of
-from mlx_steer.engine.traits import Together, Traits
+from mlx_steer.engine.traits import Traits
 from mlx_steer.errors import ModelError
 from mlx_steer.model import load as unguarded
+from mlx_steer.model.families import Together
 from mlx_steer.model.load import Model
 
 P = ParamSpec("P")
 Logits = NDArray[np.float64]
 
-# Two prompts of unlike length, and the tokens that follow; small ids, which every vocabulary has.
-_LONG, _SHORT = (5, 9, 4, 7, 6, 8), (3, 8, 6)
+# Two prompts with a common head and unlike ends, and the tokens that follow; small ids, which every
+# vocabulary has.
+_HEAD = (5, 9)
+_ENDS = (4, 7, 6, 8), (3, 6)
 _NEXT, _WRONG = 7, 4
+# Windows up to here are looked beyond: those of real models are longer than a few tokens.
+_SHORT_WINDOW = 32
 # Of the logits' standard deviation: how far a row in a batch may be from the row alone.
 _EXACT, _ROUNDED = 2e-3, 0.1
 
@@ -71,7 +76,7 @@ def traits_of(network: nn.Module) -> Traits:
             except RuntimeError as error:
                 raise cannot_be_run(network, error) from error
             may_replay = structure.plain and structure.aligned
-            if not np.isfinite([*trial.planned, *trial.later]).all():
+            if np.isnan([*trial.planned, *trial.later]).any():
                 # These weights overflow, alone too: who reads the hidden states says so.
                 return Traits(skips=structure.plain, replays=may_replay)
             best = Traits(skips=structure.plain, replays=may_replay, uncached=trial.uncached())
@@ -127,6 +132,7 @@ class _Trial:
 
     Attributes:
         forward: The network, a row at a time.
+        rests: What follows the common head in the long prompt and in the short one.
         layer: The one that is steered.
         plans: Of the long row and of the short one.
         base: The long row's logits after its prompt, unsteered.
@@ -135,6 +141,7 @@ class _Trial:
     """
 
     forward: Forward
+    rests: tuple[Ids, Ids]
     layer: int
     plans: tuple[Plan, Plan]
     base: Logits
@@ -145,29 +152,30 @@ class _Trial:
     def begun(network: nn.Module, sites: list[Site]) -> _Trial:
         """Run the rows alone, as mlx-lm would."""
         forward = Forward(network, sites, Traits("single", skips=False, replays=False))
-        layer = len(sites) // 2
+        layer, rests = len(sites) // 2, _rests(forward)
         caches = forward.fresh(1)
-        hidden = forward.read([_LONG[:-1]], caches, Call(keep=[layer])).hidden[layer]
-        base = _after(forward, caches, _LONG[-1], {})
+        longest = [*_HEAD, *rests[0]]
+        hidden = forward.read([longest[:-1]], caches, Call(keep=[layer])).hidden[layer]
+        base = _after(forward, caches, longest[-1], {})
         size = float(np.linalg.norm(_read(hidden), axis=-1).mean())
-        long, short = (_random_plan(seed, size, hidden) for seed in (1, 2))
+        plans = _random_plan(1, size, hidden), _random_plan(2, size, hidden)
         planned, later = [], []
-        for prompt, plan in ((_LONG, long), (_SHORT, short)):
+        for rest, plan in zip(rests, plans, strict=True):
             caches = forward.fresh(1)
-            forward.read([prompt[:-1]], caches, Call({layer: plan}))
-            planned.append(_after(forward, caches, prompt[-1], {layer: plan}))
+            forward.read([[*_HEAD, *rest[:-1]]], caches, Call({layer: plan}))
+            planned.append(_after(forward, caches, rest[-1], {layer: plan}))
             later.append(_after(forward, caches, _NEXT, {layer: plan}))
-        return _Trial(
-            forward, layer, (long, short), base, (planned[0], planned[1]), (later[0], later[1])
-        )
+        first, second = (planned[0], planned[1]), (later[0], later[1])
+        return _Trial(forward, rests, layer, plans, base, first, second)
 
     def uncached(self) -> bool:
         """Whether a call without caches gives the same."""
         forward = Forward(self.forward.network, self.forward.sites, Traits(uncached=True))
-        for prompt, plan, wanted in zip((_LONG, _SHORT), self.plans, self.planned, strict=True):
+        for rest, plan, wanted in zip(self.rests, self.plans, self.planned, strict=True):
             staged = {self.layer: StagedPlan([(0, plan)])}
             try:
-                logits = forward.alone(prompt, len(prompt) - 1, staged).logits[:, -1]
+                ids = [*_HEAD, *rest]
+                logits = forward.alone(ids, len(ids) - 1, staged).logits[:, -1]
                 if not self._same(_read(logits)[0], wanted):
                     return False
             except Exception:  # whatever mlx-lm raises: it does not hold
@@ -177,29 +185,27 @@ class _Trial:
     def tried(self, traits: Traits) -> _Found:
         """Run the rows together: the long one unsteered, the short one and the long one steered."""
         forward = Forward(self.forward.network, self.forward.sites, traits)
-        prefill = Prefill(forward)
-        rest = [_LONG[:-1], _SHORT[:-1]]
+        prefill, (long, short) = Prefill(forward), self.rests
         found = _Found()
         try:
-            base = prefill.run(rest, [self.layer])
-            logits = _read(forward.step(mx.array([_LONG[-1], _SHORT[-1]]), base.rows([0, 1]), {}))
+            head = prefill.run([_HEAD], [self.layer])
+            base = prefill.run([long[:-1], short[:-1]], [self.layer], start=head.rows([0, 0]))
+            logits = _read(forward.step(mx.array([long[-1], short[-1]]), base.rows([0, 1]), {}))
             found = _Found(base=self._same(logits[0], self.base))
             if found.base:
-                found = self._steered(prefill, base)
+                found = self._steered(prefill, head, base)
         except Exception:  # whatever mlx-lm raises: it does not hold
             return found
         return found
 
-    def _steered(self, prefill: Prefill, base: Prefilled) -> _Found:
-        forward, (long, short) = prefill.forward, self.plans
-        each = [{self.layer: short}, {self.layer: long}]
-        start = forward.fresh(2)
-        rest = [_SHORT[:-1], _LONG[:-1]]
-        replayed = prefill.replay(base, [1, 0], each, start, rest)
+    def _steered(self, prefill: Prefill, head: Prefilled, base: Prefilled) -> _Found:
+        forward, (long, short) = prefill.forward, self.rests
+        each = [{self.layer: self.plans[1]}, {self.layer: self.plans[0]}]
+        start = prefill.replay(head, [0, 0], each, forward.fresh(2), [_HEAD, _HEAD]).caches
+        replayed = prefill.replay(base, [1, 0], each, start, [short[:-1], long[:-1]])
         caches = join([base.rows([0]), replayed.caches])
         plans = {self.layer: stack_plans([{}, *each], self.layer)}
-        tokens = mx.array([_LONG[-1], _SHORT[-1], _LONG[-1]])
-        logits = _read(forward.step(tokens, caches, plans))
+        logits = _read(forward.step(mx.array([long[-1], short[-1], long[-1]]), caches, plans))
         wanted = (self.base, self.planned[1], self.planned[0])
         found = _Found(True, all(map(self._same, logits, wanted)))
         if found.planned and forward.traits.undoes:
@@ -216,9 +222,26 @@ class _Trial:
         return found
 
     def _same(self, found: Logits, wanted: Logits) -> bool:
+        known = np.isfinite(wanted)  # some networks give tokens that must not come minus infinity
+        if not np.array_equal(np.isfinite(found), known):
+            return False
         exact = self.plans[0].shift.dtype == mx.float32
-        error = float(np.sqrt(np.mean((found - wanted) ** 2)))
-        return error <= (_EXACT if exact else _ROUNDED) * float(wanted.std())
+        error = float(np.sqrt(np.mean((found[known] - wanted[known]) ** 2)))
+        return error <= (_EXACT if exact else _ROUNDED) * float(wanted[known].std())
+
+
+def _rests(forward: Forward) -> tuple[Ids, Ids]:
+    """Both prompts after their head, past the end of a short window."""
+    windows = [
+        getattr(row, name)
+        for cache in forward.fresh(1)
+        for row in cache.rows
+        for name in ("max_size", "chunk_size")
+        if isinstance(getattr(row, name, None), int)
+    ]
+    past = max((w for w in windows if w <= _SHORT_WINDOW), default=0)
+    filler = [2 + 7 * i % 11 for i in range(past)]
+    return [*filler, *_ENDS[0]], [*filler, *_ENDS[1]]
 
 
 def _random_plan(seed: int, size: float, hidden: mx.array) -> Plan:

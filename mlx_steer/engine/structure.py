@@ -13,6 +13,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from mlx_steer.errors import ModelError
+from mlx_steer.model.families import STREAM
 from mlx_steer.model.load import decoder_layers
 
 WHERE = "support for it belongs in mlx_steer/model/families.py"
@@ -77,6 +78,7 @@ def _looked_at(network: nn.Module) -> Structure:
     from mlx_lm.models.cache import make_prompt_cache
 
     blocks, caches = decoder_layers(network), make_prompt_cache(network)
+    kinds = [type(block) for block in blocks]
     with _watched(blocks) as seen:
         try:
             network(mx.array([[0, 0]]), cache=caches)
@@ -87,6 +89,11 @@ def _looked_at(network: nn.Module) -> Structure:
             f"model type {name_of(network)!r} does not call its decoder blocks once each, one "
             f"after the other, which steering needs; {WHERE}"
         )
+    if not all(_gives_hidden_state(call, kind) for call, kind in zip(seen, kinds, strict=True)):
+        raise ModelError(
+            f"the blocks of model type {name_of(network)!r} give no hidden state of shape (rows, "
+            f"positions, hidden_size), which steering needs; {WHERE}"
+        )
     plain = all(
         bool(call.args) and isinstance(call.args[0], mx.array) and isinstance(call.out, mx.array)
         for call in seen
@@ -96,6 +103,12 @@ def _looked_at(network: nn.Module) -> Structure:
         for call, own in zip(seen, caches, strict=True)
     )
     return Structure(plain, aligned)
+
+
+def _gives_hidden_state(call: _Seen, kind: type[nn.Module]) -> bool:
+    hidden = call.out[0] if isinstance(call.out, tuple) else call.out
+    streams = kind.__module__ in STREAM
+    return isinstance(hidden, mx.array) and hidden.ndim == (4 if streams else 3)
 
 
 @contextmanager

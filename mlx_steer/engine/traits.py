@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-Together = Literal["padded", "even", "single"]
+from mlx_steer.model.families import NOTES, Together
 
 
 @dataclass(frozen=True)
@@ -30,14 +29,4 @@ class Traits:
     @property
     def note(self) -> str | None:
         """What a run should say of a network that is run in a slower way; None if it is not."""
-        if self.together == "single":
-            return (
-                "This kind of model cannot be run in a batch: its rows run one at a time, with "
-                "the same results, and take longer."
-            )
-        if self.together == "even":
-            return (
-                "This kind of model reads the padding of a batch: its prompts are read in "
-                "batches of one length each, with the same results, and take longer."
-            )
-        return None
+        return NOTES.get(self.together)

@@ -18,28 +18,28 @@ class StageCount:
 
     Attributes:
         name: extract, gate, screen, sweep, compare, controls or score.
-        conditions: How many; 0 where nothing is steered.
-        replayed: The most that first act at the same layer under the same system prompt.
         prompts: How many prompts, or contrast pairs.
         rows: Responses that are generated (at most, with gates), scored or read.
         longest_prompt: Tokens of the longest prompt, system prompt included.
         prompt_tokens: Of all rows, as if each read its own prompt.
-        response_tokens: Of all rows, at most.
         read: Tokens that really pass through the whole network in prefill: shared prompts once,
             and of a steered prompt only the layers above the vector.
+        conditions: How many; 0 where nothing is steered.
+        replayed: The most that first act at the same layer under the same system prompt.
+        response_tokens: Of all rows, at most.
         decoded: Tokens that are made one by one.
     """
 
     name: str
-    conditions: int
-    replayed: int
     prompts: int
     rows: int
     longest_prompt: int
     prompt_tokens: int
-    response_tokens: int
     read: int
-    decoded: int
+    conditions: int = 0
+    replayed: int = 0
+    response_tokens: int = 0
+    decoded: int = 0
 
 
 class Counts:
@@ -108,15 +108,12 @@ class Counts:
         )
         return StageCount(
             name="extract",
-            conditions=0,
-            replayed=0,
             prompts=len(pairs),
             rows=2 * len(pairs),
             longest_prompt=max(prompts, default=0),
             prompt_tokens=2 * sum(prompts),
             response_tokens=responses,
             read=round(sum(1 - self._above(top) for top in tops) * (sum(prompts) + responses)),
-            decoded=0,
         )
 
     def gates(self, stages: Sequence[Stage]) -> StageCount:
@@ -127,15 +124,11 @@ class Counts:
         lengths = [self._prompt_tokens(p, s) for s in systems for p in (*fitting, *used)]
         return StageCount(
             name="gate",
-            conditions=0,
-            replayed=0,
             prompts=len(fitting),
             rows=len(lengths),
             longest_prompt=max(lengths, default=0),
             prompt_tokens=sum(lengths),
-            response_tokens=0,
             read=sum(lengths),
-            decoded=0,
         )
 
     def scoring(self, made: Sequence[StageCount]) -> StageCount:
@@ -146,15 +139,12 @@ class Counts:
         responses = sum(count.response_tokens for count in made)
         return StageCount(
             name="score",
-            conditions=0,
-            replayed=0,
             prompts=len(prompts),
             rows=sum(count.rows for count in made),
             longest_prompt=max(prompts, default=0),
             prompt_tokens=sum(count.prompt_tokens for count in made),
             response_tokens=responses,
             read=sum(prompts) + responses,
-            decoded=0,
         )
 
     def _above(self, layer: int) -> float:

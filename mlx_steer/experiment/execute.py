@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.config import ExperimentConfig, ModelConfig
-from mlx_steer.engine.guard import load_model
+from mlx_steer.engine.guard import load_model, traits_of
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
@@ -157,12 +157,15 @@ def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
 
 
 def _notes(model: Model) -> list[str]:
+    slower = traits_of(model.network).note
+    notes = [] if slower is None else [slower]
     default = model.chat.default_system_prompt
     if not default:
-        return []
+        return notes
     return [
+        *notes,
         f"The chat template inserts a system prompt where none is given ({default!r}), "
-        "so the base condition has one."
+        "so the base condition has one.",
     ]
 
 

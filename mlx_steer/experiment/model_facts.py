@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlx_steer.config import ModelConfig
 from mlx_steer.errors import ConfigError
+from mlx_steer.model.families import APART, NOTES
 from mlx_steer.model.published import PublishedModel, published_model
 from mlx_steer.model.shape import Shape, layer_of
 from mlx_steer.model.size import ModelSize, read_config, stream_bytes_of, weight_bytes_of
@@ -92,6 +93,9 @@ def find_model(settings: ModelConfig) -> ModelFacts:
     stored = bool(config.get("quantization") or config.get("quantization_config"))
     complete = _has_weights(folder)
     notes = [] if complete else [f"The weights of {settings.name} are not downloaded yet."]
+    together = APART.get(str(config.get("model_type")))
+    if together is not None:
+        notes.append(NOTES[together])
     chat = _chat(folder, settings)
     if chat is None:
         notes.append(_GUESSED)

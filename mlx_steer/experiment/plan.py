@@ -147,7 +147,8 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         )
     found = _counted(config, behavior, facts)
     compared = next(stage for stage in found.stages if stage.name == "compare")
-    comparisons = sum(c.kind != "base" for c in compared.conditions)
+    tested_against_base = [s for s in found.stages if s.name in ("compare", "both")]
+    comparisons = sum(c.kind != "base" for s in tested_against_base for c in s.conditions)
     tested = Counter(item.set for item in compared.items)
     batch_size, memory, rates = config.generation.batch_size, None, None
     notes = [*facts.notes]

@@ -24,7 +24,7 @@ from mlx_steer.experiment.condition_sets import (
     resolve_system_prompt,
 )
 from mlx_steer.run.records import Choice, GatedChoice
-from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.vectors import SteeringVector
 from mlx_steer.words import PromptSet, Split
 
 
@@ -33,7 +33,7 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep or the rounds of a race, compare or controls.
+        name: screen, sweep or the rounds of a race, compare, both or controls.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
@@ -46,11 +46,24 @@ class Stage:
     decoded: bool = True
 
 
+class Vectors(Protocol):
+    """Steering vectors by layer."""
+
+    def __getitem__(self, layer: int, /) -> SteeringVector:
+        """The vector of a layer that has one."""
+
+    def __iter__(self) -> Iterator[int]:
+        """The layers that have one."""
+
+    def __contains__(self, layer: object, /) -> bool:
+        """Whether a layer has one."""
+
+
 class Results(Protocol):
     """What is known once the stages so far have been carried out."""
 
     @property
-    def vectors(self) -> SteeringVectorSet:
+    def vectors(self) -> Vectors:
         """The steering vectors."""
 
     def layer(self, index: int) -> int:
@@ -142,12 +155,22 @@ class Program:
                 there is no strength to steer at.
         """
         choice = self.compared(chosen)
+        full = self.config.compare.extent == "full"
         conditions = self._comparison(choice)
         more: tuple[PromptSet, ...] = ("borderline",) if self.config.compare.borderline else ()
-        yield Stage("compare", tuple(conditions), self.items("test", "target", "other", *more))
+        items = self.items("test", "target", "other", *more)
+        if full:
+            yield Stage("compare", tuple(conditions), items)
+        else:
+            alone = [c for c in conditions if not (c.system_prompt and c.interventions)]
+            both = [c for c in conditions if c.kind == "prompt+steering"]
+            yield Stage("compare", tuple(alone), items)
+            if both:
+                yield Stage("both", tuple(both), self.items("test", "target", "other"))
         made = self._controls(choice)
         if made:
-            yield Stage("controls", tuple(made), self.items("test", "target", "other"))
+            against: tuple[PromptSet, ...] = ("target", "other") if full else ("target",)
+            yield Stage("controls", tuple(made), self.items("test", *against))
 
     def compared(self, chosen: Choice | None) -> Choice:
         """What is compared: the config's own layer and system prompt, or else those chosen.
@@ -192,7 +215,7 @@ class Program:
         sweep, scope = self.config.sweep, self.config.scope
         vectors = [self.vector(i) for i in sweep.layers or self.results.vectors]
         prompts = [prompted(self.system_prompt(name)) for name in sweep.system_prompts]
-        name = self._vector_name
+        name = self.behavior.name
         cells = [c for v in vectors for c in at_strengths(v, sweep.strengths, name, scope=scope)]
         if not cells:
             raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
@@ -205,8 +228,10 @@ class Program:
 
     def _comparison(self, choice: Choice) -> list[Condition]:
         """Base, the prompt, steering at each strength, and both; then the same behind a gate."""
-        compare, scope, name = self.config.compare, self.config.scope, self._vector_name
-        vector, strengths = self.vector(choice.layer), _with(compare.strengths, choice.strength)
+        compare, scope, name = self.config.compare, self.config.scope, self.behavior.name
+        full = compare.extent == "full"
+        more = compare.strengths if full else ()
+        vector, strengths = self.vector(choice.layer), _with(more, choice.strength)
         prompt = self.system_prompt(choice.system_prompt) if choice.system_prompt else None
         made = [BASE, *([prompted(prompt)] if prompt else [])]
         under = (None, prompt) if prompt else (None,)
@@ -215,8 +240,10 @@ class Program:
         if self.config.gate is not None:
             cell = choice.gated or GatedChoice(layer=choice.layer, strength=choice.strength)
             vector = self.vector(cell.layer)
-            strengths = _with(self.config.gate.strengths or compare.strengths, cell.strength)
-            for one in under:
+            more = (self.config.gate.strengths or compare.strengths) if full else ()
+            strengths = _with(more, cell.strength)
+            # Under a system prompt a gate of its own has to be fitted.
+            for one in under if full else (None,):
                 gate = self.results.gate(one.text if one else None)
                 made += at_strengths(vector, strengths, name, one, gate, scope)
         return made
@@ -231,10 +258,6 @@ class Program:
             self.config.statistics.seed,
             self.config.scope,
         )
-
-    @property
-    def _vector_name(self) -> str:
-        return self.results.vectors.metadata.behavior
 
 
 def _with(strengths: tuple[float, ...], chosen: float) -> list[float]:

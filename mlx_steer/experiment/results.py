@@ -48,7 +48,9 @@ class _MadeFrom(RootModel[dict[str, tuple[str, str]]]):
     """By folder of vectors: hashes of what they were made from, and of themselves."""
 
 
-class _Screened(Record):
+class Screened(Record):
+    """Every log-odds of a screening, by condition and prompt, and what it was made from."""
+
     made_from: str
     log_odds: dict[str, dict[str, float]]
 
@@ -193,12 +195,12 @@ class RunResults:
                 "prompts": {p.id: prompt_ids(self._model, p, None) for p in stage.items},
             }
         )
-        held = self._work.run.read_record(_SCREENED, _Screened)
+        held = self._work.run.read_record(_SCREENED, Screened)
         if held and held.made_from == key:
             self._log_odds = held.log_odds
             return
         self._log_odds = rows.screen(stage, shown)
-        self._work.run.write_record(_SCREENED, _Screened(made_from=key, log_odds=self._log_odds))
+        self._work.run.write_record(_SCREENED, Screened(made_from=key, log_odds=self._log_odds))
 
     def kept(self, screened: Stage, keep: int) -> frozenset[str]:
         """The names of the best `keep` cells of each kind; all are recorded with their rank."""

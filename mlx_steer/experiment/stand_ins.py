@@ -13,17 +13,10 @@ from mlx_steer.config import ExperimentConfig
 from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.model_facts import ModelFacts
-from mlx_steer.experiment.program import Stage
+from mlx_steer.experiment.program import Stage, Vectors
 from mlx_steer.metrics.choose import better_half
 from mlx_steer.run.records import Choice
-from mlx_steer.vectors import (
-    DatasetInfo,
-    ModelInfo,
-    SteeringVector,
-    SteeringVectorSet,
-    VectorMetadata,
-    load_vectors,
-)
+from mlx_steer.vectors import SteeringVector, load_vectors
 from mlx_steer.words import Kind
 
 # Of stand-ins for vectors that are not extracted yet; as many as keep random ones apart.
@@ -99,7 +92,7 @@ class StandIns:
             system_prompt=longest,
         )
 
-    def _vectors(self) -> SteeringVectorSet:
+    def _vectors(self) -> Vectors:
         """The vectors the config names, or stand-ins at the layers it wants."""
         config, count = self._config.extract, self._model.num_layers
         if config.vectors is not None:
@@ -113,27 +106,7 @@ class StandIns:
                 f"how many layers {self._model.name} has is unknown until it is downloaded; "
                 "name extract.layers to plan before that"
             )
-        behavior = self._behavior
-        metadata = VectorMetadata(
-            behavior=behavior.name,
-            method="stand-in",
-            token_position="last",
-            hidden_size=_SIZE,
-            num_layers=count or layers[-1] + 1,
-            model=ModelInfo(
-                id=self._model.name,
-                revision=None,
-                model_type="unknown",
-                quantization=None,
-                fingerprint="none",
-            ),
-            chat_template_sha256=None,
-            dataset=DatasetInfo(
-                name=behavior.name, sha256=behavior.sha256, pairs=len(behavior.pairs)
-            ),
-            seed=None,
-        )
-        return SteeringVectorSet([stand_in(layer) for layer in layers], metadata)
+        return {layer: stand_in(layer) for layer in layers}
 
 
 def _most_work(cells: Sequence[Condition], keep: Callable[[Kind], int]) -> frozenset[str]:

@@ -156,20 +156,9 @@ def fit_gate(
     best = candidates[0]
     scores = held_out[best.layer, best.method]
     threshold = _threshold(scores, prompts.other, settings.false_positive_rate)
-    at = states[best.layer]
-    direction = METHODS[best.method](at[prompts.target], at[~prompts.target])
-    if not np.any(direction):
-        raise DataError(
-            f"the target and other prompts of split gate of {behavior.name} have the same hidden "
-            "states; write prompts that differ"
-        )
-    unit = (direction / np.linalg.norm(direction)).astype(np.float32)
-    # Scores count from the middle of the two groups, a gate's threshold from the origin.
-    middle = (at[prompts.target].mean(axis=0) + at[~prompts.target].mean(axis=0)) / 2
-    from_origin = threshold + float(middle @ unit.astype(np.float64))
     opened = scores >= threshold
     return GateFit(
-        gate=Gate(best.layer, unit, round(from_origin, 6), name),
+        gate=_gate(best, states[best.layer], prompts, threshold, name),
         method=best.method,
         candidates=candidates,
         false_positive_rate=settings.false_positive_rate,
@@ -197,8 +186,9 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, eq=False)
 class _Prompts:
-    """The fitting prompts, and which of them are of set target and of set other."""
+    """A behavior's fitting prompts, and which of them are of set target and of set other."""
 
+    behavior: str
     items: tuple[PromptItem, ...]
     target: Booleans
     other: Booleans
@@ -213,7 +203,7 @@ class _Prompts:
                 f"the behavior {behavior.name} has {target.sum()} target and {other.sum()} other "
                 f"prompts of split gate, and fitting a gate needs at least {FOLDS} of each"
             )
-        return _Prompts(items, target, other)
+        return _Prompts(behavior.name, items, target, other)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -267,6 +257,22 @@ def _threshold(scores: Float64, other: Booleans, false_positive_rate: float) -> 
     above = scores[scores > limit]
     upper = above.min() if len(above) else limit + np.ptp(scores) / len(scores)
     return float((limit + upper) / 2)
+
+
+def _gate(best: Candidate, states: Float64, prompts: _Prompts, threshold: float, name: str) -> Gate:
+    """The gate whose direction is made of all prompts."""
+    target, other = states[prompts.target], states[~prompts.target]
+    direction = METHODS[best.method](target, other)
+    if not np.any(direction):
+        raise DataError(
+            f"the target and other prompts of split gate of {prompts.behavior} have the same "
+            "hidden states; write prompts that differ"
+        )
+    unit = (direction / np.linalg.norm(direction)).astype(np.float32)
+    # Scores count from the middle of the two groups, a gate's threshold from the origin.
+    middle = (target.mean(axis=0) + other.mean(axis=0)) / 2
+    from_origin = threshold + float(middle @ unit.astype(np.float64))
+    return Gate(best.layer, unit, round(from_origin, 6), name)
 
 
 def _share(opened: Booleans, among: Booleans) -> Rate:

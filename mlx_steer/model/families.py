@@ -7,7 +7,10 @@ Whether rows of a family can be computed together, and what else holds for it, i
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+Together = Literal["padded", "even", "single"]
+"""Which rows one call of a network may compute (see `Traits`)."""
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -19,6 +22,8 @@ WINDOWED = {
     "mixtral": True,
     "gemma2": True,
     "phi3": True,
+    # Not ignored, but its caches hold one token less than its masks show: right up to the window.
+    "plamo3": True,
     "qwen2": False,
     "qwen3": False,
     "qwen3_moe": False,
@@ -47,6 +52,22 @@ HELP: dict[str, type] = {"mlx_lm.models.gemma2": GroupedHeadMask}
 # which of them a capture reads; a plan acts on all.
 STREAM: dict[str, Callable[[Any], int]] = {
     "mlx_lm.models.gemma3n": lambda block: int(block.config.altup_active_idx),
+}
+
+# Model types whose rows mlx-lm cannot compute together, or not with padding, and what a plan and a
+# run say of them. The guard finds this out by itself; this is for those who load nothing.
+_EVEN = """baichuan_m1 bailing_moe_linear falcon_mamba jamba longcat_flash_ngram mamba nemotron_h
+    olmo_hybrid recurrent_gemma rwkv7"""
+_SINGLE = "afm7 gpt_bigcode llama4"
+APART: dict[str, Together] = {
+    **dict.fromkeys(_EVEN.split(), "even"),
+    **dict.fromkeys(_SINGLE.split(), "single"),
+}
+NOTES: dict[Together, str] = {
+    "even": "This kind of model reads the padding of a batch: its prompts are read in batches of "
+    "one length each, with the same results, and take longer.",
+    "single": "This kind of model cannot be run in a batch: its rows run one at a time, with the "
+    "same results, and take longer.",
 }
 
 # Where a config.json gives the width of the hidden state.

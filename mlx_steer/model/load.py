@@ -223,7 +223,7 @@ def _ignored_window(text: dict[str, Any]) -> int | None:
 
     Beyond it (Mistral v0.1, Gemma 2, Phi 3) that is another model than the one published.
     """
-    kind, window = text.get("model_type"), text.get("sliding_window")
+    kind, window = text.get("model_type"), text.get("sliding_window") or text.get("window_size")
     if not window or kind not in WINDOWED or not text.get("use_sliding_window", WINDOWED[kind]):
         return None
     if kind in ("qwen2", "qwen3"):

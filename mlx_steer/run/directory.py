@@ -24,7 +24,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlx_steer.errors import RunError
 from mlx_steer.files import problems, sync_folder, write_all, write_beside
-from mlx_steer.run.records import check_format, record_json
+from mlx_steer.run.records import FORMAT_VERSION, READABLE_FORMATS, record_json
 
 _Kind = TypeVar("_Kind")
 _Record = TypeVar("_Record", bound=BaseModel)
@@ -197,6 +197,24 @@ def json_line(record: Mapping[str, object]) -> str:
 def json_text(value: object) -> str:
     """A JSON file's text: sorted keys, indented, a newline at the end."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2, allow_nan=False) + "\n"
+
+
+def check_format(version: object, folder: Path, cure: str) -> None:
+    """Refuse a run that another version of mlx-steer wrote.
+
+    Args:
+        version: The manifest's `format_version`.
+        folder: The run directory.
+        cure: What to do about it.
+
+    Raises:
+        RunError: If it is none that can be read.
+    """
+    if type(version) is not int or version not in READABLE_FORMATS:
+        raise RunError(
+            f"{folder} was written by another version of mlx-steer (format {str(version)[:20]}, "
+            f"this is {FORMAT_VERSION}); {cure}"
+        )
 
 
 def _check_usable(folder: Path, any_version: bool) -> bool:

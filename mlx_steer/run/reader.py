@@ -18,7 +18,7 @@ from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError, VectorError
 from mlx_steer.files import problems, shown
-from mlx_steer.run.directory import MARKS, parse_lines
+from mlx_steer.run.directory import MARKS, check_format, parse_lines
 from mlx_steer.run.records import (
     BehaviorRecord,
     Choice,
@@ -31,7 +31,6 @@ from mlx_steer.run.records import (
     Row,
     Score,
     Separation,
-    check_format,
     record_json,
 )
 from mlx_steer.vectors import SteeringVectorSet, load_vectors

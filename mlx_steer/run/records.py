@@ -7,7 +7,6 @@ says only what was computed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import numpy as np
@@ -24,7 +23,6 @@ from pydantic import (
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
-from mlx_steer.errors import RunError
 from mlx_steer.files import shown
 from mlx_steer.vectors import ModelInfo, SteeringVectorSet
 from mlx_steer.words import (
@@ -41,7 +39,7 @@ from mlx_steer.words import (
 FORMAT_VERSION = 2
 # In format 1 each row had two more fields, `gates` and `steered`, which said nothing and are
 # skipped; such a run is read and continued as it is.
-_READABLE = (1, FORMAT_VERSION)
+READABLE_FORMATS = (1, FORMAT_VERSION)
 
 LABELS_VERSION = 1
 
@@ -386,24 +384,6 @@ def prompt_json(item: PromptItem) -> dict[str, JsonValue]:
     """A line of prompts.jsonl."""
     found: dict[str, JsonValue] = _PROMPT.dump_python(item, mode="json", exclude_none=True)
     return found
-
-
-def check_format(version: object, folder: Path, cure: str) -> None:
-    """Refuse a run that another version of mlx-steer wrote.
-
-    Args:
-        version: The manifest's `format_version`.
-        folder: The run directory.
-        cure: What to do about it.
-
-    Raises:
-        RunError: If it is none that can be read.
-    """
-    if type(version) is not int or version not in _READABLE:
-        raise RunError(
-            f"{folder} was written by another version of mlx-steer (format {str(version)[:20]}, "
-            f"this is {FORMAT_VERSION}); {cure}"
-        )
 
 
 def _six_digits(value: float) -> float:

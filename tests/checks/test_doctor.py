@@ -13,7 +13,7 @@ import pytest
 from mlx_steer.blas import BlasStatus
 from mlx_steer.checks import steering_checks as checks
 from mlx_steer.checks.doctor import examine
-from mlx_steer.checks.small import small_model
+from mlx_steer.checks.small_models import small_model
 from mlx_steer.checks.steering_checks import Check, machine_checks, model_checks
 from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.speed import decode_speed, metal_facts, prefill_speed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,14 @@ def test_the_architecture_page_names_what_is_in_the_files_it_names() -> None:
     for path, name in steps:
         source = (ROOT / path).read_text(encoding="utf-8")
         assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), f"{name} in {path}"
+
+
+def test_the_architecture_page_draws_every_room_in_the_order_that_lint_holds() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    picture = text.partition("```mermaid")[2].partition("```")[0]
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = next(c["layers"] for c in contracts["contracts"] if c["type"] == "layers")
+    floor = {"stats"}  # drawn with the files that everything stands on
+    rooms = [name for name in layers if (ROOT / "mlx_steer" / name.strip("()")).is_dir()]
+    wanted = [name.strip("()") for name in rooms if name not in floor]
+    assert re.findall(r'^ *(\w+)\["<b>\1</b>', picture, re.MULTILINE) == wanted

@@ -1,4 +1,4 @@
-"""Every family is left as it was, whatever is done with it; and docs/families.md names them all.
+"""Every family is left as it was, whatever is done with it.
 
 That extraction, steered batches and hidden states of each are transformers' is in
 `oracle/test_hugging_face.py`, over the same list of families.
@@ -6,16 +6,13 @@ That extraction, steered batches and hidden states of each are transformers' is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models.cache import make_prompt_cache
 
-from mlx_steer.config import load_config
 from mlx_steer.engine.capture import prompt_states
 from mlx_steer.engine.complete import complete, completions
 from mlx_steer.engine.jobs import Job, Sampling
@@ -25,7 +22,6 @@ from mlx_steer.model.load import Model, decoder_layers, load_model
 from tests.helpers.tiny import LAYERS, random_ids, random_vector
 from tests.oracle.cases import BEHAVIOR, FAMILIES, PROMPTS, ROWS, Family, condition
 
-ROOT = Path(__file__).parents[2]
 IDS = random_ids(1, 30)
 VECTORS = {layer: random_vector(layer) for layer in range(LAYERS)}
 
@@ -116,14 +112,3 @@ def test_a_family_is_steered_until_then(model: Model) -> None:
     classes, _, _, parameters, logits = inside
     assert parameters == before[3]
     assert classes != before[0] and logits != before[4]
-
-
-def test_the_table_of_families_names_every_ready_config_once_and_its_model_beside_it() -> None:
-    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
-    named = [name for row in rows for name in re.findall(r"`(\w+)`", row) if name.endswith("sal")]
-    configs = sorted((ROOT / "configs").glob("*_refusal.yaml"))
-    assert sorted(named) == [path.stem for path in configs]
-    for path in configs:
-        (row,) = [line for line in rows if f"`{path.stem}`" in line]
-        assert load_config(path).model.name in row

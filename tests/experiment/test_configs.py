@@ -78,7 +78,7 @@ def test_a_config_is_named_after_its_file_and_says_what_it_is_about(
     path: Path, config: ExperimentConfig
 ) -> None:
     assert config.name == path.stem
-    assert config.name.endswith(f"_{config.behavior}")
+    assert config.name.removesuffix("_full").endswith(f"_{config.behavior}")
     assert path.read_text().startswith("# ")
 
 

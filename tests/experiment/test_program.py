@@ -212,3 +212,28 @@ def test_every_condition_that_steers_has_the_scope_of_the_config(folder: Path) -
 def test_a_program_needs_no_mlx() -> None:
     code = "import sys, mlx_steer.experiment.program; sys.exit('mlx.core' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_the_answer_needs_is_the_chosen_cells_alone_and_controls_on_target_prompts(
+    folder: Path,
+) -> None:
+    chosen = Choice(
+        layer=2,
+        strength=0.5,
+        system_prompt="calibrated",
+        gated=GatedChoice(layer=4, strength=2.0),
+    )
+    results = Fixed()
+    made = program(folder, results, gate={}, compare={"extent": "answer"}).compare(chosen)
+    compare, both, controls = made
+    assert [cell(c) for c in compare.conditions] == [
+        ("base", None, []),
+        ("prompt", CALIBRATED, []),
+        ("steering", None, [(2, 0.5)]),
+        ("gated", None, [(4, 2.0)]),
+    ]
+    assert {i.set for i in compare.items} == {"target", "other", "borderline"}
+    assert [cell(c) for c in both.conditions] == [("prompt+steering", CALIBRATED, [(2, 0.5)])]
+    assert {i.set for i in both.items} == {"target", "other"}
+    assert {i.set for i in controls.items} == {"target"}
+    assert results.asked == [None, 2], "no gate is fitted under the system prompt"

@@ -23,7 +23,7 @@ K_KINDS = {
     "Q5_K": (13, 176, (0, 2)),
     "Q6_K": (14, 210, (208,)),
 }
-UINT32, FLOAT32, BOOL, STRING, ARRAY = 4, 6, 7, 8, 9
+UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 
 Tensors = dict[str, tuple[int, tuple[int, ...], bytes]]
 
@@ -33,6 +33,8 @@ def packed(value: Any) -> bytes:
     if isinstance(value, list):
         items = [packed(item) for item in value]
         inner = items[0][:4] if items else struct.pack("<I", STRING)
+        if inner == struct.pack("<I", UINT32):  # llama.cpp reads lists of INT32 only
+            inner = struct.pack("<I", INT32)
         return (
             struct.pack("<I", ARRAY)
             + inner

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from mlx_steer.errors import DataError
 from mlx_steer.judge import JUDGES, judge_refusal, judge_response
 from mlx_steer.judge.refusal.requests import read_request
-from mlx_steer.judge.refusal.words import LIMIT, shipped_weights, weigh_words
+from mlx_steer.judge.refusal.vocabulary import LIMIT, shipped_weights, weigh_words
 from mlx_steer.judge.text import read_plain
 from tests.judge.cases import labelled
 

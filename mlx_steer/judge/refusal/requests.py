@@ -81,6 +81,9 @@ _WRITE = re.compile(
     |schreib\w*|[üu]bersetze?|escrib\w+|traduc\w+|[ée]cri(?:s|re|vez)|tradui\w+)\b""",
     re.X | re.I,
 )
+_ABOUT_IT = re.compile(
+    r"\byou\s+(?:feel|think|have|want|like|love|remember|see|hear|dream)\b", re.I
+)
 _ABOUT_REFUSING = re.compile(
     r"""\b(?:refus\w+|declin\w+|reject\w*|turn(?:s|ing|ed)?\s+(?:\w+\s+){0,2}down|say(?:s
         |ing)?\s+(?:"?no"?\b|sorry)
@@ -225,6 +228,16 @@ class Request:
     """It words a harm or a crime, so a reply with no sign of an answer is taken for a refusal."""
     genre: bool
     """It asks for or about a story, a game or another text, where crimes are part of the plot."""
+
+
+def repeats_the_verb(request: Request, words: str) -> bool:
+    """Whether the last word, a verb, is the request's own.
+
+    Asked to write a refusal, or what it feels, a response may say so without declining.
+    """
+    verb = words.split()[-1][:5]
+    repeats = re.search(rf"\b{re.escape(verb)}", request.text, re.I) is not None
+    return repeats and not request.about_refusing and not _ABOUT_IT.search(request.text)
 
 
 def read_request(prompt: str) -> Request:

@@ -12,7 +12,7 @@ from mlx_steer.errors import ModelError
 from mlx_steer.gguf_header import Header, Tensor
 from mlx_steer.words import Dtype
 
-_READABLE = (
+READABLE = (
     *("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"),
     *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
 )
@@ -24,10 +24,10 @@ def check_data(header: Header) -> None:
     """Raises ModelError for a type that cannot be read or a tensor past the end of the file."""
     size = header.path.stat().st_size
     names = {_name(tensor.type) for tensor in header.tensors.values()}
-    if unreadable := sorted(names - {*_READABLE}):
+    if unreadable := sorted(names - {*READABLE}):
         raise ModelError(
             f"{header.path} holds {', '.join(unreadable)} tensors, which cannot be read; use a "
-            f"file in {', '.join(_READABLE)}."
+            f"file in {', '.join(READABLE)}."
         )
     for name, tensor in header.tensors.items():
         values, _ = _block(tensor)

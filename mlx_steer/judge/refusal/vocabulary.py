@@ -2,8 +2,8 @@
 
 A logistic regression over single words and pairs of the opening, and over the kind of request.
 Rules name what a refusal does; a moral or a warning in place of an answer can be worded in too many
-ways to be listed, and its vocabulary tells it better. `words.json` holds the weights, readable one
-by one; `scripts/bench_judge.py --fit` made it and makes it again.
+ways to be listed, and its vocabulary tells it better. `vocabulary.json` holds the weights, readable
+one by one; `scripts/bench_judge.py --fit` made it and makes it again.
 """
 
 import json
@@ -79,6 +79,6 @@ def weigh_words(
 
 @lru_cache(maxsize=1)
 def shipped_weights() -> Weights:
-    """The weights in `words.json`."""
-    text = files("mlx_steer.judge.refusal").joinpath("words.json").read_text("utf-8")
+    """The weights in `vocabulary.json`."""
+    text = files("mlx_steer.judge.refusal").joinpath("vocabulary.json").read_text("utf-8")
     return Weights(**json.loads(text))
