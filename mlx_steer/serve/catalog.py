@@ -126,7 +126,8 @@ class Catalog:
             named: (name, folder); without a name the metadata's behavior is taken.
 
         Returns:
-            The catalog, and what a person should know.
+            The catalog, with a preset for each cell that a run chose, and what a person should
+            know.
 
         Raises:
             VectorError: If a folder is no vectors folder, does not fit, or a name stands twice.
@@ -144,7 +145,12 @@ class Catalog:
             vectors[name] = found
             if evidence := evidence_in(folder, found):
                 measured[name] = Measured.of(evidence, found)
-        return Catalog(offered, vectors, measured), notes
+        catalog = Catalog(offered, vectors, measured)
+        for name, known in measured.items():
+            if known.layer is not None:
+                chosen = Steer(vector=name, layer=known.layer, strength=known.strength)
+                catalog.add_preset(name, (chosen,))
+        return catalog, notes
 
     def measured(self, name: str) -> Measured | None:
         """What is known of vectors' effect."""
