@@ -20,6 +20,7 @@ _COMMANDS = {
     "report": "experiments",
     "generate": "talk",
     "chat": "talk",
+    "serve": "serve",
     "vectors": "vectors",
     "bake": "bake",
     "gate": "gate",

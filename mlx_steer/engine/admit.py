@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,29 +10,15 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_steer.conditions import Condition, Intervention, gates_open
+from mlx_steer.conditions import Condition
 from mlx_steer.engine.batch import Batch, Row
 from mlx_steer.engine.caches import grow_by, join
+from mlx_steer.engine.condition_plans import ConditionPlans, gate_scores, new_row, plans_of
 from mlx_steer.engine.forward import Forward, Ids
 from mlx_steer.engine.heads import Heads
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.prefill import LayerPlans, Prefill, Prefilled
-from mlx_steer.engine.row_plan import plan_of
-from mlx_steer.engine.steered import settled_gate_score
+from mlx_steer.engine.prefill import Prefill, Prefilled
 from mlx_steer.model.load import Model
-from mlx_steer.words import Stage
-
-
-@dataclass(frozen=True, eq=False)
-class _ConditionPlans:
-    """A condition's plans at each stage of a row."""
-
-    prompt: LayerPlans
-    thinking: LayerPlans
-    answer: LayerPlans
-
-
-_NO_PLANS = _ConditionPlans({}, {}, {})
 
 
 class Admission:
@@ -55,7 +40,7 @@ class Admission:
         self._model = model
         self._sampling = sampling
         self._prefill = Prefill(forward)
-        self._plans: WeakKeyDictionary[Condition, _ConditionPlans] = WeakKeyDictionary()
+        self._plans: WeakKeyDictionary[Condition, ConditionPlans] = WeakKeyDictionary()
         known = [self._plans_of(job.condition).prompt for job in jobs]
         self._heads = Heads(self._prefill, jobs, known)
         self._last: tuple[Any, Prefilled] | None = None
@@ -88,21 +73,10 @@ class Admission:
         grow_by(caches, max(row.sampling.max_tokens for row in rows))
         return Batch(rows, caches, mx.array([r.job.ids[-1] for r in rows]))
 
-    def _plans_of(self, condition: Condition) -> _ConditionPlans:
+    def _plans_of(self, condition: Condition) -> ConditionPlans:
         if condition not in self._plans:
-            prompt, thinking = (self._stage_plans(condition, s) for s in ("prompt", "thinking"))
-            parts = condition.parts_response
-            answer = self._stage_plans(condition, "answer") if parts else thinking
-            self._plans[condition] = _ConditionPlans(prompt, thinking, answer)
+            self._plans[condition] = plans_of(self._model, condition)
         return self._plans[condition]
-
-    def _stage_plans(self, condition: Condition, stage: Stage) -> LayerPlans:
-        by_layer: dict[int, list[Intervention]] = {}
-        for item in condition.interventions:
-            if item.acts_on(stage):
-                by_layer.setdefault(self._model.layer(item.layer), []).append(item)
-        size, dtype = self._model.hidden_size, self._model.dtype
-        return {layer: plan_of(items, size, dtype) for layer, items in sorted(by_layer.items())}
 
     def _row(
         self,
@@ -111,23 +85,10 @@ class Admission:
         source: int,
         sampling: Sampling | None,
     ) -> Row:
-        condition = job.condition
-        scores = tuple(
-            settled_gate_score(
-                self._model.network,
-                g,
-                job.ids,
-                float(states[self._model.layer(g.layer)][source] @ g.direction.astype(np.float64))
-                - g.threshold,
-            )
-            for g in condition.gates
-        )
-        steered = not scores or gates_open(scores, condition.gate_join)
-        plans = self._plans_of(condition) if steered else _NO_PLANS
-        row = Row(job, sampling or self._sampling, plans.prompt, plans.answer, scores, steered)
-        if steered and condition.parts_response and self._model.chat.thinks(job.ids):
-            row.plans, row.answer_plans = plans.thinking, plans.answer
-        return row
+        own = {layer: every[source] for layer, every in states.items()}
+        scores = gate_scores(self._model, job, own)
+        plans = self._plans_of(job.condition)
+        return new_row(self._model, job, sampling or self._sampling, plans, scores)
 
     def _base(self, prompts: list[tuple[int, ...]], head: Ids, keep: set[int]) -> Prefilled:
         key = (tuple(prompts), frozenset(keep))

@@ -18,6 +18,36 @@ from mlx_steer.engine.prefill import LayerPlans, stack_plans
 from mlx_steer.engine.row_plan import Plan
 
 
+@dataclass(frozen=True, eq=False)
+class Watch:
+    """What is to be observed of a row's tokens.
+
+    Attributes:
+        top: Most probable tokens that each token's log-probability comes with; None: without any.
+        layer: The block whose output, plan included, is projected.
+        unit: The direction it is projected on, float32, shape (hidden_size,); None: on nothing.
+    """
+
+    top: int | None = None
+    layer: int = 0
+    unit: mx.array | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was observed of one token: at the position that predicts it.
+
+    Attributes:
+        logprob: Its log-probability at temperature 1, over all tokens.
+        top: The most probable tokens with theirs, the best first.
+        projection: Of the hidden state.
+    """
+
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    projection: float | None = None
+
+
 @dataclass(eq=False)
 class Row:
     """A row that is being decoded.
@@ -35,6 +65,8 @@ class Row:
         answer_plans: By layer, from the token that ends the thinking on; None if nothing changes
             there.
         answer_start: The position of that token, once it is there.
+        watch: What is observed of its tokens.
+        seen: What was observed, for each token of the response.
     """
 
     job: Job
@@ -48,6 +80,8 @@ class Row:
     done: bool = False
     answer_plans: LayerPlans | None = None
     answer_start: int | None = None
+    watch: Watch | None = None
+    seen: list[Seen] = field(default_factory=list)
 
     def stages(self) -> list[tuple[int, LayerPlans]]:
         """The positions from which plans hold, in order, and these plans."""
@@ -71,15 +105,26 @@ class Flight:
     Attributes:
         best: Each row's token: (rows,).
         margins: How far the second best lies below it: (rows,).
+        logprobs: Of all tokens: (rows, vocabulary); None where no row's are observed.
+        projections: Of each row's hidden state: (rows,); None likewise.
     """
 
     best: mx.array
     margins: mx.array
+    logprobs: mx.array | None = None
+    projections: mx.array | None = None
+
+    def arrays(self) -> list[mx.array]:
+        """All that is to be computed."""
+        every = (self.best, self.margins, self.logprobs, self.projections)
+        return [array for array in every if array is not None]
 
     def rows(self, indices: Sequence[int]) -> Flight:
         """The same of some rows."""
         chosen = mx.array(list(indices), mx.uint32)
-        return Flight(self.best[chosen], self.margins[chosen])
+        logprobs = None if self.logprobs is None else self.logprobs[chosen]
+        projections = None if self.projections is None else self.projections[chosen]
+        return Flight(self.best[chosen], self.margins[chosen], logprobs, projections)
 
 
 class Batch:
@@ -124,7 +169,8 @@ class Batch:
         if kept:
             for cache in self.caches:
                 cache.filter(kept)
-            self.plans = {layer: plan.rows(kept) for layer, plan in self.plans.items()}
+            still = {layer for row in self.rows for layer in row.current_plans}
+            self.plans = {k: plan.rows(kept) for k, plan in self.plans.items() if k in still}
             self.flight = self.flight and self.flight.rows(kept)
         else:
             self.flight = None

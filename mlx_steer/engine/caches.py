@@ -88,6 +88,11 @@ def twin(value: T) -> T:
     return copied  # type: ignore[no-any-return]
 
 
+def row_of(cache: Any, row: int) -> Any:
+    """One row of a batch cache, as a cache that mlx-lm makes for a single row."""
+    return copy.deepcopy(cache.rows[row]) if isinstance(cache, RowCaches) else cache.extract(row)
+
+
 def grow_by(caches: Iterable[Any], tokens: int) -> None:
     """Let caches grow by so many positions at a time, instead of mlx-lm's 256.
 

@@ -18,15 +18,17 @@ import numpy as np
 
 from mlx_steer.engine.batch import Batch, Flight, Row
 from mlx_steer.engine.caches import room_for_one, twin
-from mlx_steer.engine.forward import Forward
+from mlx_steer.engine.forward import Call, Forward
 from mlx_steer.engine.jobs import Completion
+from mlx_steer.engine.narrowing import narrowing
+from mlx_steer.engine.observing import observed, seen, watched_layers
 from mlx_steer.engine.row_plan import StagedPlan
 from mlx_steer.model.load import Model
 from mlx_steer.words import FinishReason
 
 TIE = 1e-3
 # Finished rows stay in the batch until they are one in so many, or until others take their places.
-_IDLE = 4
+IDLE = 4
 # Batch and solo margins differ by a few 1e-5: what might be within TIE alone is looked at too.
 _SUSPECT = 1.5 * TIE
 
@@ -38,10 +40,14 @@ class Decoder:
         model: The model.
         forward: Its network.
         ahead: Dispatch a step before the last one's tokens are read, where steps can be undone.
+        drops: Drop finished rows in time; otherwise whoever asks for steps does so.
     """
 
-    def __init__(self, model: Model, forward: Forward, *, ahead: bool = True) -> None:
+    def __init__(
+        self, model: Model, forward: Forward, *, ahead: bool = True, drops: bool = True
+    ) -> None:
         """See the class."""
+        self._drops = drops
         self._model = model
         self._forward = forward
         self._ahead = ahead and forward.traits.undoes
@@ -63,7 +69,7 @@ class Decoder:
             room_for_one(batch.caches)
             before = twin(batch.caches)
             following = self._dispatched(batch, flight.best, 1)
-        mx.eval(flight.best, flight.margins)
+        mx.eval(flight.arrays())
         tokens: list[int] = np.array(flight.best).tolist()
         finished: list[Completion] = []
         answers = changed = False
@@ -73,6 +79,8 @@ class Decoder:
             if row.done:
                 continue
             token = self._settled(row, tokens[i], margin)
+            if row.watch is not None:
+                row.seen.append(seen(flight, i, token, row.watch))
             reason = self._take(row, token)
             if reason is not None:
                 row.done = True
@@ -90,14 +98,20 @@ class Decoder:
         del before  # it holds arrays that dropping rows is to free
         batch.flight = following
         batch.tokens = mx.array(tokens)
-        batch.drop_finished(at_least=max(1, len(batch.rows) // _IDLE))
+        if self._drops:
+            batch.drop_finished(at_least=max(1, len(batch.rows) // IDLE))
         return finished
 
     def _dispatched(self, batch: Batch, tokens: mx.array, later: int) -> Flight:
         """Begin a step that reads these tokens; `later`: so many of each row's are not known."""
-        logits = self._forward.step(tokens, batch.caches, batch.plans)
-        flight = Flight(*best_two(self._scores(logits, batch.rows, later)))
-        mx.async_eval(flight.best, flight.margins)  # type: ignore[no-untyped-call]
+        done = self._forward.observed_step(
+            tokens, batch.caches, Call(batch.plans, watched_layers(batch.rows))
+        )
+        logits = done.logits[:, -1].astype(mx.float32)
+        slack = _SUSPECT if self._model.exact else 0.0
+        best, margins = self._chosen(logits, batch.rows, later, slack)
+        flight = Flight(best, margins, *observed(batch.rows, logits, done.hidden))
+        mx.async_eval(*flight.arrays())  # type: ignore[no-untyped-call]
         return flight
 
     def _ends_thinking(self, row: Row) -> bool:
@@ -129,12 +143,23 @@ class Decoder:
         }
         ids = [*row.job.ids, *row.tokens]
         logits = self._forward.alone(ids, len(row.job.ids) - 1, staged).logits[:, -1]
-        best, margin = best_two(self._scores(logits, [row], 0))
+        best, margin = self._chosen(logits.astype(mx.float32), [row], 0, 0.0)
         mx.eval(best, margin)
         return int(np.array(best)[0]), float(np.array(margin)[0])
 
-    def _scores(self, logits: mx.array, rows: Sequence[Row], later: int) -> mx.array:
-        scores = logits.astype(mx.float32)
+    def _chosen(
+        self, logits: mx.array, rows: Sequence[Row], later: int, slack: float
+    ) -> tuple[mx.array, mx.array]:
+        """Each row's next token, and how clear it is; `slack`: see `narrowing`."""
+        scores = self._scores(logits, rows, later)
+        if not any(row.sampling.narrows for row in rows):
+            return best_two(scores)
+        wide, narrow = narrowing(logits, [row.sampling for row in rows], slack)
+        best, margin = best_two(mx.where(logits >= wide, scores, -mx.inf))
+        sure = mx.argmax(mx.where(logits >= narrow, scores, -mx.inf), axis=-1)
+        return best, mx.where(best == sure, margin, 0.0)
+
+    def _scores(self, scores: mx.array, rows: Sequence[Row], later: int) -> mx.array:
         heat = [row.sampling.temperature for row in rows]
         if max(heat) <= 0:
             return scores

@@ -116,10 +116,14 @@ class Forward:
         Returns:
             The logits after it: (rows, vocabulary).
         """
-        ids, call = tokens[:, None], Call(plans)
+        return self.observed_step(tokens, caches, Call(plans)).logits[:, -1]
+
+    def observed_step(self, tokens: mx.array, caches: list[Any], call: Call) -> Pass:
+        """As `step`, with all that the call asks for."""
+        ids = tokens[:, None]
         if self.traits.together == "single" and tokens.size > 1:
-            return self._apart(ids, [1] * tokens.size, caches, call).logits[:, -1]
-        return self._together(ids, caches, call).logits[:, -1]
+            return self._apart(ids, [1] * tokens.size, caches, call)
+        return self._together(ids, caches, call)
 
     def alone(
         self, ids: Ids, split: int, staged: Mapping[int, StagedPlan], keep: Sequence[int] = ()

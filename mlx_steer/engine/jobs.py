@@ -23,11 +23,24 @@ class Sampling:
         max_tokens: Response tokens at most.
         temperature: 0 takes the best token; above, tokens are sampled from softmax(logits / t).
         seed: Of the sampling; each row draws its own numbers, whatever its neighbours.
+        top_p: Sample among the most probable tokens that together have this probability; 1: all.
+        top_k: Sample among so many of the most probable tokens; 0: all.
+        min_p: Sample among tokens with at least this part of the best one's probability; 0: all.
+
+    As in mlx-lm, `top_p`, `top_k` and `min_p` look at the probabilities at temperature 1.
     """
 
     max_tokens: int = MAX_TOKENS
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def narrows(self) -> bool:
+        """Whether some tokens are not sampled at all."""
+        return self.temperature > 0 and (self.top_p < 1 or self.top_k > 0 or self.min_p > 0)
 
 
 @dataclass(frozen=True, eq=False)

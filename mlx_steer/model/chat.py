@@ -168,6 +168,11 @@ class ChatFormat:
                 return self.decode(thinking).strip(), call
         return self.decode(thinking).strip(), self.decode(answer).lstrip()
 
+    @cached_property
+    def silent_ids(self) -> frozenset[int]:
+        """The special tokens that `decode` leaves out of the text."""
+        return frozenset(self._special.values()) - self._call_ids
+
     @property
     def stop_ids(self) -> frozenset[int]:
         """The token ids that end a response.
