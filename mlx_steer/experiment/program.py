@@ -169,8 +169,7 @@ class Program:
                 yield Stage("both", tuple(both), self.items("test", "target", "other"))
         made = self._controls(choice)
         if made:
-            against: tuple[PromptSet, ...] = ("target", "other") if full else ("target",)
-            yield Stage("controls", tuple(made), self.items("test", *against))
+            yield Stage("controls", tuple(made), self.items("test", "target", "other"))
 
     def compared(self, chosen: Choice | None) -> Choice:
         """What is compared: the config's own layer and system prompt, or else those chosen.
