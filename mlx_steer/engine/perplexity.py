@@ -11,12 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from mlx_steer.engine.guard import forward_of
-from mlx_steer.engine.limits import LOGITS_AT_ONCE
-from mlx_steer.engine.prefill import Prefill, Prefilled
+from mlx_steer.engine.likelihood import Float64, Likelihood
 from mlx_steer.model.load import Model
 
 
@@ -54,46 +51,17 @@ def perplexities(
     groups: dict[tuple[int, ...], list[Answer]] = {}
     for answer in sorted(answers, key=lambda a: a.key):
         groups.setdefault(answer.ids, []).append(answer)
-    vocabulary = int(model.config.get("vocab_size") or 50_000)
     with forward_of(model.network) as forward:
-        prefill = Prefill(forward)
-        heads: dict[tuple[int, ...], Prefilled] = {}
+        likelihood = Likelihood(model, forward)
         for ids, group in sorted(groups.items(), key=lambda g: (len(g[0]), g[0])):
             scored: list[tuple[str, float | None]] = [(a.key, None) for a in group if not a.tokens]
             full = [a for a in group if a.tokens]
-            head = ids[: min(group[0].head, len(ids) - 2)] if len(ids) > 1 else ()
-            if head and head not in heads:
-                heads[head] = prefill.run([head])
-            start = heads[head].rows([0]) if head else None
-            base = prefill.run([ids[len(head) : -1]], start=start) if len(ids) > 1 else None
-            longest = max((len(a.tokens) for a in full), default=1)
-            step = max(1, LOGITS_AT_ONCE // (longest * vocabulary))
-            for i in range(0, len(full), step):
-                part = full[i : i + step]
-                start = base.rows([0] * len(part)) if base else prefill.forward.fresh(len(part))
-                logits = prefill.logits([(ids[-1], *a.tokens[:-1]) for a in part], start)
-                scored += zip((a.key for a in part), _perplexity(logits, part), strict=True)
+            read = likelihood.log_probs(ids, [a.tokens for a in full], group[0].head)
+            scored += zip((a.key for a in full), map(_perplexity, read), strict=True)
             yield scored
             mx.clear_cache()
 
 
-def _perplexity(logits: mx.array, answers: Sequence[Answer]) -> list[float]:
-    longest = logits.shape[1]
-    targets = mx.array([[*a.tokens, *[0] * (longest - len(a.tokens))] for a in answers])
-    exact = logits.astype(mx.float32)
-    chosen = mx.take_along_axis(exact, targets[..., None], axis=-1)[..., 0]
-    loss = _log_sum_exp(exact) - np.array(chosen).astype(np.float64)
-    means = [float(row[: len(a.tokens)].mean()) for row, a in zip(loss, answers, strict=True)]
-    return [float(f"{math.exp(min(mean, 700.0)):.4g}") for mean in means]
-
-
-def _log_sum_exp(scores: mx.array) -> NDArray[np.float64]:
-    """log(sum(exp(scores))) over the last axis."""
-    if mx.default_device() != mx.Device(mx.cpu):
-        return np.array(mx.logsumexp(scores, axis=-1)).astype(np.float64)
-    # MLX's exponential takes one number at a time on a CPU, numpy's some sixteen.
-    values = np.array(scores, copy=False)
-    top = values.max(axis=-1, keepdims=True)
-    sums = np.exp(values - top).sum(axis=-1, dtype=np.float64)
-    result: NDArray[np.float64] = np.log(sums) + top[..., 0]
-    return result
+def _perplexity(log_probs: Float64) -> float:
+    loss = -float(log_probs.mean())
+    return float(f"{math.exp(min(loss, 700.0)):.4g}")
