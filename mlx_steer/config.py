@@ -20,6 +20,7 @@ from pydantic import (
 
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
+from mlx_steer.sentences import TwoSentences
 from mlx_steer.words import (
     DtypeChoice,
     Extent,
@@ -61,7 +62,7 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
-_AnySection = TypeVar("_AnySection", bound=_Section)
+_AnySection = TypeVar("_AnySection", bound=BaseModel)
 
 
 class ModelConfig(_Section):
@@ -94,12 +95,17 @@ class ExtractConfig(_Section):
         token_position: `last` response token, or the `mean` over all of them.
         method: How the vector is made from the pairs' hidden states (see directions.py).
         vectors: A vectors folder to use instead of extracting.
+        answers: Of two sentences: how many answers to each question the model writes under either;
+            several are sampled, a single one is greedy.
+        answer_tokens: Their length at most.
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
     token_position: TokenPosition = "last"
     method: Method = "mean_difference"
     vectors: Text | None = None
+    answers: Annotated[int, Field(ge=1, le=100)] = 1
+    answer_tokens: Count = 48
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -265,7 +271,7 @@ class ExperimentConfig(_Section):
 
     Attributes:
         name: Of the run, and of its directory under `runs/`.
-        behavior: A shipped behavior's name, or a folder of one's own.
+        behavior: A shipped behavior's name, a folder of one's own, or two opposed sentences.
         scope: The positions that vectors act on, in every condition that steers (see
             `Intervention`).
         gate: Fit a gate and compare gated steering too; None does without.
@@ -275,7 +281,7 @@ class ExperimentConfig(_Section):
 
     name: str
     model: ModelConfig
-    behavior: Text = "refusal"
+    behavior: Text | TwoSentences = "refusal"
     extract: ExtractConfig = ExtractConfig()
     sweep: SweepConfig = Field(default_factory=SweepConfig)
     compare: CompareConfig = Field(default_factory=CompareConfig)

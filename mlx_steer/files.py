@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -32,6 +32,9 @@ TURNING = r"\u202a-\u202e\u2066-\u2069"
 """Marks that turn the writing direction of what follows, for a set in a pattern."""
 
 _NO_TEXT = re.compile(rf"[{CONTROL}]|[\ud800-\udfff]")
+
+# How pydantic calls the branches of `behavior: a name, or two sentences`.
+_BRANCHES = ("str", "constrained-str", "TwoSentences")
 
 _DEEPEST = 50
 """PyYAML takes hours for 100 KB of `[`."""
@@ -209,9 +212,10 @@ def problems(error: ValidationError, model: type[object]) -> list[str]:
 def _sentence(one: ErrorDetails, model: type[object]) -> str:
     *section, last = one["loc"] or ("",)
     # pydantic marks branches of unions, keys of mappings and the like in brackets.
-    parts = [str(part) for part in one["loc"] if "[" not in str(part)]
+    named = [str(part) for part in one["loc"] if str(part) not in _BRANCHES]
+    parts = [part for part in named if "[" not in part]
     if one["type"] == "extra_forbidden":
-        return f"unknown key {shown('.'.join(map(str, one['loc'])))}{_hint(last, section, model)}"
+        return f"unknown key {shown('.'.join(named))}{_hint(last, section, model)}"
     place = f"key {'.'.join(parts)[:100]!r}" if parts else ""
     if one["type"] == "missing":
         return f"{place} is missing"
@@ -238,6 +242,8 @@ def _finding(one: ErrorDetails) -> str:
 def _other_branch(one: ErrorDetails) -> bool:
     """Whether this is what a union's other choice said: `layers` is "all" or a list."""
     branch = [str(part) for part in one["loc"] if "[" in str(part)]
+    if one["loc"] and str(one["loc"][-1]) in _BRANCHES:
+        return one["type"] == ("model_type" if isinstance(one["input"], str) else "string_type")
     is_text = isinstance(one["input"], str)
     if branch and branch[0].startswith("literal["):
         return not is_text
@@ -269,6 +275,18 @@ def _model_within(annotation: Any) -> type[BaseModel] | None:
         return annotation
     found = (_model_within(part) for part in get_args(annotation))
     return next((model for model in found if model is not None), None)
+
+
+def json_line(record: Mapping[str, object]) -> str:
+    """One record as one line of JSON, the same record the same bytes."""
+    return (
+        json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
+        # Line separators inside strings are legal JSON but split lines in many readers.
+        .replace("\u2028", "\\u2028")
+        .replace("\u2029", "\\u2029")
+        .replace("\x85", "\\u0085")
+        + "\n"
+    )
 
 
 def write_beside(path: Path, data: bytes) -> None:

@@ -8,8 +8,9 @@ Verdict = Literal["shown", "absent", "incoherent"]
 PromptSet = Literal["target", "other", "borderline"]
 """What a prompt is for: to show the behavior, not to, or only to sound as if it should."""
 
-Split = Literal["select", "test", "gate"]
-"""Which part of the evidence a prompt serves: the choice, the test, or the fitting of a gate."""
+Split = Literal["select", "test", "gate", "extract", "facts"]
+"""What a prompt serves: the choice, the test, the fitting of a gate, the writing of contrast pairs
+by the model itself, or the price in facts."""
 
 Scope = Literal["all", "generated", "prompt", "thinking", "answer"]
 """The positions a vector acts on (see `conditions.Intervention`)."""

@@ -17,7 +17,6 @@ import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
 from measuring import Json, Silent, publish
 from scipy.stats import spearmanr
 
-from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition
 from mlx_steer.config import parse_config
 from mlx_steer.engine.guard import load_model
@@ -73,7 +72,7 @@ def screened(
     items = [p for p in run.prompts.values() if p.split == "select" and p.set != "borderline"]
     done = set(run.condition(design.BASE.name).rows)
     items = [p for p in items if p.id in done]
-    behavior = load_behavior(run.config.behavior)
+    behavior = behavior_of(run.config.behavior)
     shown, _ = opening_tokens(model, behavior)
     names: dict[str, tuple[str, str]] = {}
     jobs: list[Job] = []

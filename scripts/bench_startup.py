@@ -15,7 +15,8 @@ from measuring import Json, publish
 
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.config import parse_config
-from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.files import json_line
+from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.records import (
     FORMAT_VERSION,
     BehaviorRecord,

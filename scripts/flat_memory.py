@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 from soak import EVERY, Json, is_flat, memory_of
 
-from mlx_steer.behaviors import load_behavior
+from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.config import load_config
 from mlx_steer.engine.complete import completions
@@ -31,7 +31,7 @@ from mlx_steer.experiment.plan import batch_for
 def flat_rows(config: Path, rows: int, say: Callable[..., None]) -> Json:
     """Generate so many rows in this process, in one call, and read memory on the way."""
     experiment = load_config(config)
-    behavior = load_behavior(experiment.behavior)
+    behavior = behavior_of(experiment.behavior)
     settings = experiment.model.model_dump()
     model = load_model(settings.pop("name"), **settings)
     batch = batch_for(experiment, behavior, model).rows

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from measuring import Silent
 
-from mlx_steer.behaviors import Behavior, load_behavior
+from mlx_steer.behaviors import Behavior
+from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.conditions import Gate
 from mlx_steer.config import ExperimentConfig, RaceConfig, load_config
 from mlx_steer.experiment.execute import run_experiment
@@ -118,7 +119,7 @@ def main() -> None:
     data = load_run(arguments.out)
     assert screened is not None and data.vectors is not None
     grid = Grid(data, judged(data), screened.log_odds, data.vectors)
-    behavior = load_behavior(config.behavior)
+    behavior = behavior_of(config.behavior)
     for cells in arguments.cells:
         for rounds in arguments.rounds:
             race = RaceConfig(cells=cells, rounds=rounds)

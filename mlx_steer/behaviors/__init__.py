@@ -4,7 +4,15 @@ Reads and checks text; knows nothing about models, tokens or judges. Bad entries
 that one error shows what is to be put right.
 """
 
-from mlx_steer.behaviors.items import Behavior, ContrastPair, PromptItem, Tool, pairs_sha256
+from mlx_steer.behaviors.items import (
+    LOG_RATIO,
+    Behavior,
+    ContrastPair,
+    PromptItem,
+    Sentences,
+    Tool,
+    pairs_sha256,
+)
 from mlx_steer.behaviors.load import (
     check_no_leak,
     list_behaviors,
@@ -14,9 +22,11 @@ from mlx_steer.behaviors.load import (
 )
 
 __all__ = [
+    "LOG_RATIO",
     "Behavior",
     "ContrastPair",
     "PromptItem",
+    "Sentences",
     "Tool",
     "check_no_leak",
     "list_behaviors",

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from mlx_steer.behaviors.items import Tool
+from mlx_steer.behaviors.items import LOG_RATIO, Tool
 from mlx_steer.files import check_text, one_line
 from mlx_steer.words import PromptSet, Split, Verdict
 
@@ -86,6 +86,20 @@ def _has(*keys: str) -> Callable[[Mapping[str, object]], Mapping[str, object]]:
     return check
 
 
+class SentencesEntry(Fields):
+    """Two opposed sentences in `behavior.yaml`."""
+
+    positive: _Text
+    negative: _Text
+    rules: _Line | None = None
+
+    @model_validator(mode="after")
+    def _opposed(self) -> Self:
+        if normal(self.positive) == normal(self.negative):
+            raise ValueError("positive and negative are the same sentence; write opposed ones")
+        return self
+
+
 class BehaviorFile(Fields):
     """All of `behavior.yaml`."""
 
@@ -94,10 +108,19 @@ class BehaviorFile(Fields):
     description: _Text
     judge: _Line
     verdicts: Annotated[dict[Verdict, _Text], AfterValidator(_has("shown", "absent"))]
-    sets: Annotated[dict[PromptSet, _Text], AfterValidator(_has("target", "other"))]
+    sets: Annotated[dict[PromptSet, _Text], AfterValidator(_has("target"))]
     system_prompts: dict[str, _Text] = Field(default_factory=dict)
     openings: dict[Literal["shown", "absent"], list[_Text]] = Field(default_factory=dict)
     tools: list[Tool] = Field(default_factory=list)
+    sentences: SentencesEntry | None = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.sentences is None and "other" not in self.sets:
+            raise ValueError("sets: needs 'other' as well")
+        if (self.judge == LOG_RATIO) != (self.sentences is not None):
+            raise ValueError(f"sentences and 'judge: {LOG_RATIO}' belong together")
+        return self
 
 
 def normal(text: str) -> str:

@@ -67,6 +67,28 @@ class PromptItem:
 
 
 @dataclass(frozen=True)
+class Sentences:
+    """Two opposed sentences that say what is steered, each fit to be a system prompt.
+
+    The model writes the contrast pairs itself, by answering questions under either sentence, and
+    judges by how much likelier a response is under the one than under the other.
+
+    Attributes:
+        positive: What the vector leads to.
+        negative: What it leads away from.
+        rules: A judge of rules that reads every response too, to be compared with; or None.
+    """
+
+    positive: str
+    negative: str
+    rules: str | None = None
+
+
+LOG_RATIO = "log_ratio"
+"""The judge of a behavior of two sentences; the model itself (see judge/log_ratio.py)."""
+
+
+@dataclass(frozen=True)
 class Behavior:
     """What is steered, with its contrast pairs, prompts and words.
 
@@ -80,9 +102,10 @@ class Behavior:
         system_prompts: System prompts to compare steering with, by name.
         openings: First words of responses that are `shown` and `absent`.
         tools: Function definitions that pairs and prompts may offer.
-        pairs: The contrast pairs, in file order.
+        pairs: The contrast pairs, in file order; none yet where a model is to write them.
         prompts: The prompts, in file order.
         sha256: Of the pairs (`pairs_sha256`), whatever the layout of their file.
+        sentences: Two opposed sentences in place of pairs of one's own; None without.
     """
 
     name: str
@@ -97,6 +120,7 @@ class Behavior:
     pairs: tuple[ContrastPair, ...] = field(repr=False)
     prompts: tuple[PromptItem, ...] = field(repr=False)
     sha256: str
+    sentences: Sentences | None = None
 
     def select(
         self, set: PromptSet | None = None, split: Split | None = None

@@ -10,7 +10,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from mlx_steer.behaviors.fields import BehaviorFile, Entry, PairEntry, PromptEntry, normal
-from mlx_steer.behaviors.items import Behavior, ContrastPair, PromptItem, Tool, pairs_sha256
+from mlx_steer.behaviors.items import (
+    Behavior,
+    ContrastPair,
+    PromptItem,
+    Sentences,
+    Tool,
+    pairs_sha256,
+)
 from mlx_steer.behaviors.sources import NotJson, gathered, kind_of, read_entries
 from mlx_steer.errors import DataError
 from mlx_steer.files import did_you_mean, problems, read_yaml, shown
@@ -48,7 +55,9 @@ def load_behavior(name_or_folder: str | os.PathLike[str]) -> Behavior:
         )
     about = _read_behavior_file(folder.joinpath(BEHAVIOR_FILE))
     tools = tuple(about.tools)
-    pairs = _pairs(folder.joinpath(PAIRS_FILE), tools)
+    said = about.sentences
+    # Of two sentences a model writes the pairs.
+    pairs = () if said else _pairs(folder.joinpath(PAIRS_FILE), tools)
     prompts_file = folder.joinpath(PROMPTS_FILE)
     prompts = _prompts(prompts_file, tools)
     check_no_leak(pairs, prompts, str(prompts_file))
@@ -65,6 +74,7 @@ def load_behavior(name_or_folder: str | os.PathLike[str]) -> Behavior:
         pairs=pairs,
         prompts=prompts,
         sha256=pairs_sha256(pairs),
+        sentences=Sentences(said.positive, said.negative, said.rules) if said else None,
     )
 
 

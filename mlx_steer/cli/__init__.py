@@ -14,7 +14,7 @@ from mlx_steer.cli.group import Group
 
 _COMMANDS = {
     "run": "experiments",
-    "extract": "experiments",
+    "extract": "extract",
     "sweep": "experiments",
     "compare": "experiments",
     "report": "experiments",

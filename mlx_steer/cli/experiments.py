@@ -1,4 +1,4 @@
-"""run, extract, sweep, compare, report."""
+"""run, sweep, compare, report."""
 
 from __future__ import annotations
 
@@ -87,40 +87,6 @@ def run(
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
     _execute(experiment, out or Path("runs") / experiment.name, fresh, quiet)
-
-
-@click.command()
-@model_options
-@behavior_option
-@click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
-@extraction_options
-@click.option(
-    "--out", "-o", required=True, type=click.Path(path_type=Path), help="The vectors folder."
-)
-@quiet_option
-def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) -> None:
-    """Extract steering vectors from a behavior's contrast pairs.
-
-    Prints for each layer the norms, and the held-out AUC: how well directions made of other pairs
-    tell positive from negative responses there (0.5 is chance, 1 perfect).
-    """
-    from mlx_steer.behaviors import load_behavior
-    from mlx_steer.cli.vectors import print_vectors
-    from mlx_steer.config import ExtractConfig
-    from mlx_steer.engine.guard import load_model
-    from mlx_steer.extraction.pairs import pair_states
-
-    data, how = load_behavior(behavior), extraction_settings(options)
-    method = how.pop("method", ExtractConfig().method)
-    settings = model_settings(options)
-    model = load_model(settings.pop("name"), **settings)
-    chosen = None if layers == "all" else layers
-    states = pair_states(model, data, chosen, **how)
-    vectors = states.vectors(method)
-    vectors.save(out)
-    if not quiet:
-        print_vectors(vectors, states.separation(method))
-    click.echo(str(out))
 
 
 @click.command(short_help="Try layers and strengths, and choose the best.")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from mlx_steer.words import DtypeChoice, TokenPosition
+
+if TYPE_CHECKING:
+    from mlx_steer.sentences import TwoSentences
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -238,5 +241,45 @@ behavior_option = click.option(
     show_default=True,
     help="A shipped behavior, or a folder of your own.",
 )
+
+
+def sentence_options(command: Decorated) -> Decorated:
+    """--positive, --negative, --name."""
+    for option in (
+        click.option("--name", metavar="NAME", help="Of two sentences: a short name, as pirate."),
+        click.option(
+            "--negative", metavar="SENTENCE", type=TEXT, help="What the vector leads away from."
+        ),
+        click.option(
+            "--positive",
+            metavar="SENTENCE",
+            type=TEXT,
+            help="What the vector leads to, in place of a behavior: a system prompt such as "
+            '"You are a pirate...".',
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def sentences_given(options: dict[str, Any]) -> TwoSentences | None:
+    """Take these options out of a command's; None without.
+
+    Raises:
+        click.UsageError: If one of the two sentences is missing.
+        ConfigError: If they make no behavior.
+    """
+    given = {name: options.pop(name, None) for name in ("positive", "negative", "name")}
+    said = {name: value for name, value in given.items() if value is not None}
+    if not said:
+        return None
+    if not {"positive", "negative"} <= said.keys():
+        raise click.UsageError("--positive and --negative belong together; give both sentences")
+    from mlx_steer.config import parse_section
+    from mlx_steer.sentences import TwoSentences
+
+    return parse_section(TwoSentences, said, "the two sentences")
+
+
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Print results only.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_steer.behaviors import Behavior, load_behavior
+from mlx_steer.behaviors import Behavior
+from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.config import ExperimentConfig, ModelConfig
 from mlx_steer.engine.guard import load_model, traits_of
 from mlx_steer.engine.memory import is_memory_full
@@ -27,11 +28,12 @@ from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.results import RunResults
 from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.work import Work
+from mlx_steer.files import json_line
 from mlx_steer.judge import judge_response
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
-from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.records import (
     FORMAT_VERSION,
     BehaviorRecord,
@@ -66,7 +68,7 @@ def run_experiment(
     """
     diary = _Diary(run, progress)
     with diary.timed("load"):
-        behavior = load_behavior(config.behavior)
+        behavior = behavior_of(config.behavior)
         _check_prompts(behavior, config)
         model = _loaded(config.model, _recorded_revision(run, config.model.name))
         if config.judge_model is not None:  # that it is missing must not be found out hours later

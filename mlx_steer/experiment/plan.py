@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlx_steer.behaviors import Behavior, load_behavior
+from mlx_steer.behaviors import Behavior
+from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.config import ExperimentConfig
 from mlx_steer.engine.memory import (
     BATCH_SIZES,
@@ -138,7 +139,7 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         ModelError: If the model's files are damaged, it does not have the layers, or not even one
             row fits into memory.
     """
-    behavior = load_behavior(config.behavior)
+    behavior = behavior_of(config.behavior)
     facts = find_model(config.model)
     if measure and not facts.downloaded:
         raise ConfigError(

@@ -186,7 +186,7 @@ def _groups(data: ScoredRun, gate: str, fit: GateRecord | None) -> _Groups:
         for prompt_id, score in fit.held_out_scores.items():
             groups.setdefault((HELD_OUT, fit.sets[prompt_id]), []).append(score)
     for prompt_id, item in data.run.prompts.items():
-        if prompt_id in scores and item.split != "gate":
+        if prompt_id in scores and (item.split == "select" or item.split == "test"):
             groups.setdefault((item.split, item.set), []).append(scores[prompt_id])
     return groups
 

@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +23,7 @@ from typing import TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from mlx_steer.errors import RunError
-from mlx_steer.files import problems, sync_folder, write_all, write_beside
+from mlx_steer.files import json_line, problems, sync_folder, write_all, write_beside
 from mlx_steer.run.records import FORMAT_VERSION, READABLE_FORMATS, record_json
 
 _Kind = TypeVar("_Kind")
@@ -180,18 +180,6 @@ def parse_lines(data: bytes, path: Path, kind: type[_Kind]) -> list[_Kind]:
                 "line and run the same experiment again, which makes what is missing"
             ) from error
     return records
-
-
-def json_line(record: Mapping[str, object]) -> str:
-    """One record as one line of JSON, the same record the same bytes."""
-    return (
-        json.dumps(record, ensure_ascii=False, sort_keys=True, allow_nan=False)
-        # Line separators inside strings are legal JSON but split lines in many readers.
-        .replace("\u2028", "\\u2028")
-        .replace("\u2029", "\\u2029")
-        .replace("\x85", "\\u0085")
-        + "\n"
-    )
 
 
 def json_text(value: object) -> str:

@@ -14,15 +14,24 @@ from mlx_steer.stats.paired import (
     holm,
     paired,
 )
-from mlx_steer.stats.ranking import RocCurve, auc, roc_curve, threshold_for_fpr
+from mlx_steer.stats.ranking import (
+    Interval,
+    RocCurve,
+    auc,
+    auc_interval,
+    roc_curve,
+    threshold_for_fpr,
+)
 
 __all__ = [
     "Finding",
+    "Interval",
     "Mean",
     "PairedDifference",
     "Rate",
     "RocCurve",
     "auc",
+    "auc_interval",
     "cohens_kappa",
     "detectable_difference",
     "finding",

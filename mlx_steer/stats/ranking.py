@@ -14,7 +14,16 @@ from mlx_steer.stats.arguments import (
     numbers,
     same_length,
 )
-from mlx_steer.stats.intervals import Rate, wilson
+from mlx_steer.stats.intervals import CONFIDENCE, Rate, wilson
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value in [0, 1] with its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,36 @@ def auc(scores: Numbers, labels: Booleans) -> float:
     positives = int(np.count_nonzero(positive))
     u = float(rankdata(values)[positive].sum()) - positives * (positives + 1) / 2
     return u / (positives * (values.size - positives))
+
+
+def auc_interval(
+    area: float, positives: int, negatives: int, confidence: float = CONFIDENCE
+) -> Interval:
+    """The interval of an area under the ROC curve (Newcombe 2006, part 2, method 5).
+
+    A score interval: it has width at an area of 1, too, where a bootstrap has none.
+
+    Args:
+        area: What `auc` gave.
+        positives: How many positive scores it is of, at least one.
+        negatives: How many negative ones, at least one.
+        confidence: Coverage, between 0 and 1.
+    """
+    from scipy.optimize import brentq
+    from scipy.stats import norm
+
+    if not (0 <= area <= 1 and positives >= 1 and negatives >= 1):
+        raise ValueError(f"There is no interval of {area} from {positives} and {negatives} scores.")
+    z, extra = float(norm.ppf((1 + confidence) / 2)), (positives + negatives) / 2 - 1
+
+    def excess(true: float) -> float:
+        inner = 1 + extra * ((1 - true) / (2 - true) + true / (1 + true))
+        return (area - true) ** 2 - z**2 * true * (1 - true) * inner / (positives * negatives)
+
+    # At 0 and 1 the curve touches zero at the area itself: the other root is the bound.
+    low = 0.0 if area == 0 else float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
+    high = 1.0 if area == 1 else float(brentq(excess, max(area, 1e-9), 1.0))
+    return Interval(area, low, high)
 
 
 def roc_curve(scores: Numbers, labels: Booleans) -> RocCurve:

@@ -20,9 +20,11 @@ from mlx_steer.files import made_beside, problems
 from mlx_steer.vectors.metadata import (
     FORMAT_VERSION,
     METADATA_FILE,
+    PAIRS_FILE,
     GateInfo,
     LayerInfo,
     VectorMetadata,
+    WrittenInfo,
     gate_file,
     layer_file,
 )
@@ -165,6 +167,22 @@ def read_gate(root: Path, info: GateInfo, hidden_size: int) -> Gate:
     return Gate(info.layer, array, info.threshold, info.name)
 
 
+def read_pairs(root: Path, info: WrittenInfo) -> bytes:
+    """Reads and checks the file of the contrast pairs that a model wrote."""
+    if info.file != PAIRS_FILE:
+        raise VectorError(
+            f"{root / METADATA_FILE} names the file {info.file[:100]!r} for the pairs; it must be "
+            f"{PAIRS_FILE!r} in the same folder."
+        )
+    data = _read_inside(root, PAIRS_FILE)
+    if hashlib.sha256(data).hexdigest() != info.sha256:
+        raise VectorError(
+            f"{root / PAIRS_FILE} has changed since it was saved (its sha256 differs); extract "
+            "again."
+        )
+    return data
+
+
 def check_replaceable(target: Path) -> None:
     """Raises VectorError unless the path is free or holds nothing but a vectors folder."""
     if not target.exists():
@@ -190,8 +208,8 @@ def _is_part(path: Path) -> bool:
         return False
     if path.name == README_FILE:
         return MADE_WITH.encode() in path.read_bytes()
-    known = rf"({re.escape(METADATA_FILE)}|card\.json|(layer_\d+|gate_[\w-]+)\.npy)"
-    return re.fullmatch(known, path.name) is not None
+    known = rf"{re.escape(METADATA_FILE)}|card\.json|{re.escape(PAIRS_FILE)}"
+    return re.fullmatch(rf"{known}|(layer_\d+|gate_[\w-]+)\.npy", path.name) is not None
 
 
 def _looks_like_metadata(path: Path) -> bool:

@@ -21,6 +21,7 @@ from mlx_steer.files import one_line
 FORMAT_VERSION = 1
 
 METADATA_FILE = "metadata.json"
+PAIRS_FILE = "pairs.jsonl"
 
 LAYER_CONVENTION = (
     "layer i is the output of decoder block i, counted from 0, before any final norm; "
@@ -99,13 +100,35 @@ class SourceInfo(_Record):
     notes: list[PlainText]
 
 
+class WrittenInfo(_Record):
+    """How a model wrote the contrast pairs itself, under two opposed sentences.
+
+    `file` holds the pairs and `sha256` is of its bytes; the vectors are made of their text, read
+    without the sentences. `dropped` counts pairs that were left out, by reason; `threshold`, in
+    nats per token, and `auc` are those of the log-ratios of the answers.
+    """
+
+    file: PlainText
+    sha256: _Sha256
+    positive: Annotated[str, StringConstraints(min_length=1)]
+    negative: Annotated[str, StringConstraints(min_length=1)]
+    questions: Annotated[int, Field(ge=1)]
+    answers: Annotated[int, Field(ge=1)]
+    answer_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    seed: int
+    dropped: dict[str, int]
+    threshold: Annotated[float, Field(allow_inf_nan=False)]
+    auc: Annotated[float, Field(ge=0, le=1)]
+
+
 class VectorMetadata(_Record):
     """Everything `metadata.json` says.
 
     Build it without `layers`: a `SteeringVectorSet` fills them in from its vectors, so that they
     always agree. `token_position` is `last` or `mean`; `seed` is None where nothing was random.
-    Imported vectors have a `source`, and where their file did not say it no `dataset`, and method
-    and token position `unknown`.
+    Vectors of pairs that the model wrote have `written`. Imported ones have a `source`, and where
+    their file did not say it no `dataset`, and method and token position `unknown`.
     """
 
     behavior: PlainText
@@ -122,6 +145,7 @@ class VectorMetadata(_Record):
     layers: dict[int, LayerInfo] = Field(default_factory=dict)
     gates: list[GateInfo] = Field(default_factory=list)
     source: SourceInfo | None = None
+    written: WrittenInfo | None = None
 
     @field_validator("layers", mode="before")
     @classmethod
@@ -156,6 +180,7 @@ def combined(records: Sequence[VectorMetadata], method: str) -> VectorMetadata:
         "seed": first.seed if len(seeds) == 1 else None,
         "method": method,
         "gates": [],
+        "written": None,
         "source": sources[0] if all(source == sources[0] for source in sources) else None,
     }
     return first.model_copy(update=changes)

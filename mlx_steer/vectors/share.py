@@ -18,15 +18,15 @@ from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.hub_errors import hub_problem
 from mlx_steer.vectors.evidence import CARD_FILE, Evidence, evidence_in
 from mlx_steer.vectors.folder import README_FILE
-from mlx_steer.vectors.metadata import METADATA_FILE
+from mlx_steer.vectors.metadata import METADATA_FILE, PAIRS_FILE
 from mlx_steer.vectors.model_card import model_card
 from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-_PATTERNS = ["layer_*.npy", "gate_*.npy", METADATA_FILE, CARD_FILE]
-_OWN = re.compile(r"(layer_\d+|gate_[\w-]+)\.npy|(metadata|card)\.json")
+_PATTERNS = ["layer_*.npy", "gate_*.npy", METADATA_FILE, CARD_FILE, PAIRS_FILE]
+_OWN = re.compile(r"(layer_\d+|gate_[\w-]+)\.npy|(metadata|card)\.json|pairs\.jsonl")
 _HARMLESS = re.compile(r"README\.md|LICENSE(\.\w+)?|\.git(attributes|ignore)")
 
 

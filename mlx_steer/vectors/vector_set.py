@@ -23,6 +23,7 @@ from mlx_steer.vectors.folder import (
     read_gate,
     read_layer,
     read_metadata,
+    read_pairs,
     replace_folder,
 )
 from mlx_steer.vectors.metadata import (
@@ -30,6 +31,7 @@ from mlx_steer.vectors.metadata import (
     GateInfo,
     LayerInfo,
     VectorMetadata,
+    WrittenInfo,
     check_layer,
     combined,
     gate_file,
@@ -47,7 +49,7 @@ class SteeringVectorSet:
 
     `vectors[12]` is layer 12's, `vectors[-1]` that of the model's last layer; iteration gives the
     layers in ascending order. Operators act on every layer and record themselves in
-    `metadata.method`.
+    `metadata.method`. `pairs` is the file of contrast pairs, where the model wrote them.
 
     Raises:
         VectorError: If there is no vector, a layer occurs twice or lies outside the model, or a
@@ -57,6 +59,7 @@ class SteeringVectorSet:
     vectors: Sequence[SteeringVector] = field(repr=False)
     metadata: VectorMetadata
     gates: tuple[Gate, ...] = ()
+    pairs: bytes = field(default=b"", repr=False)
     _by_layer: dict[int, SteeringVector] = field(init=False, repr=False)
 
     __array_ufunc__ = None
@@ -131,9 +134,8 @@ class SteeringVectorSet:
             VectorError: If the set has none at one of them, or none are named.
         """
         chosen = {vector.layer: vector for vector in (self[layer] for layer in layers)}
-        return SteeringVectorSet(
-            list(chosen.values()), self.metadata.model_copy(update={"gates": []})
-        )
+        metadata = self.metadata.model_copy(update={"gates": []})
+        return SteeringVectorSet(list(chosen.values()), metadata, pairs=self.pairs)
 
     def normalised(self) -> "SteeringVectorSet":
         """Every vector scaled to norm 1."""
@@ -258,15 +260,22 @@ class SteeringVectorSet:
         infos.append(info.model_copy(update=entry))
         gates = [one for one in self.gates if one.name != gate.name]
         metadata = self.metadata.model_copy(update={"gates": infos})
-        return SteeringVectorSet(self.vectors, metadata, (*gates, gate))
+        return SteeringVectorSet(self.vectors, metadata, (*gates, gate), self.pairs)
+
+    def with_pairs(self, written: WrittenInfo, pairs: bytes) -> "SteeringVectorSet":
+        """This set with the contrast pairs that the model wrote, as the bytes of pairs.jsonl."""
+        metadata = self.metadata.model_copy(update={"written": written})
+        return SteeringVectorSet(self.vectors, metadata, self.gates, pairs)
 
     def _files(self) -> dict[str, bytes]:
         """Every file of the folder by name; a further kind of file is added here."""
         files = {layer_file(layer): npy_bytes(v.array) for layer, v in self.items()}
         record = self.metadata.model_dump()
-        for optional in ("gates", "source"):  # not in folders made before there were any
+        for optional in ("gates", "source", "written"):  # not in folders made before there were any
             if not record[optional]:
                 del record[optional]
+        if self.metadata.written is not None:
+            files[self.metadata.written.file] = self.pairs
         for gate in self.gates:
             files[gate_file(gate.name)] = npy_bytes(gate.direction)
         text = json.dumps(record, sort_keys=True, indent=2, allow_nan=False)
@@ -278,7 +287,8 @@ class SteeringVectorSet:
 
     def _derived(self, vectors: Sequence[SteeringVector], expression: str) -> "SteeringVectorSet":
         method = _ALGEBRA + expression
-        changes = {"method": method, "gates": []}  # a gate was fitted for the set as it was
+        # A gate was fitted for the set as it was, and the pairs make it as it was.
+        changes: dict[str, object] = {"method": method, "gates": [], "written": None}
         return SteeringVectorSet(vectors, self.metadata.model_copy(update=changes))
 
 
@@ -302,7 +312,8 @@ def load_vectors(folder: str | os.PathLike[str]) -> SteeringVectorSet:
     for entry in metadata.gates:
         check_layer(entry.layer, metadata.num_layers, f"{root / METADATA_FILE}")
         gates.append(read_gate(root, entry, metadata.hidden_size))
-    return SteeringVectorSet(vectors, metadata, tuple(gates))
+    pairs = b"" if metadata.written is None else read_pairs(root, metadata.written)
+    return SteeringVectorSet(vectors, metadata, tuple(gates), pairs)
 
 
 def _combined(

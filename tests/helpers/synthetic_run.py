@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import parse_config
-from mlx_steer.run.directory import RunDirectory, json_line
+from mlx_steer.files import json_line
+from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.records import (
     FORMAT_VERSION,
     BehaviorRecord,

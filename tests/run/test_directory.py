@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_steer.errors import RunError
-from mlx_steer.run.directory import RunDirectory, json_line, json_text, parse_lines
+from mlx_steer.files import json_line
+from mlx_steer.run.directory import RunDirectory, json_text, parse_lines
 from mlx_steer.run.records import Row, Score, record_json
 
 ROWS = [

@@ -10,9 +10,10 @@ import pytest
 
 from mlx_steer.behaviors import PromptItem, load_behavior
 from mlx_steer.conditions import Condition, Gate, Intervention
+from mlx_steer.files import json_line
 from mlx_steer.metrics import compute_metrics
 from mlx_steer.report import write_report
-from mlx_steer.run.directory import json_line, parse_lines
+from mlx_steer.run.directory import parse_lines
 from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     FORMAT_VERSION,
