@@ -17,6 +17,7 @@ import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
 from measuring import Json, Silent, publish
 from scipy.stats import spearmanr
 
+from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.conditions import Condition
 from mlx_steer.config import parse_config
 from mlx_steer.engine.guard import load_model
