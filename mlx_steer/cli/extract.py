@@ -130,5 +130,5 @@ def _again(settings: dict[str, Any], folder: Path, out: Path) -> None:
             "them from their behavior"
         )
     model = load_model(settings.pop("name"), **settings)
-    made_again(model, found, folder).save(out)
+    made_again(model, found).save(out)
     click.echo(str(out))

@@ -8,12 +8,11 @@ the pairs' texts, tokenised anew and read without the sentences, so that they ca
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from mlx_steer.behaviors import Behavior, ContrastPair, PromptItem, Sentences, pairs_sha256
-from mlx_steer.behaviors.load import load_pairs
 from mlx_steer.behaviors.two_sentences import opposed
 from mlx_steer.conditions import Condition
 from mlx_steer.config import BATCH_SIZE, ExtractConfig
@@ -238,19 +237,18 @@ def _shown(replies: Sequence[Replies]) -> Iterator[str]:
         yield f"{one.question.prompt!r} got {first!r} (positive) and {second!r} (negative)"
 
 
-def made_again(model: Model, vectors: SteeringVectorSet, folder: Path) -> SteeringVectorSet:
+def made_again(model: Model, vectors: SteeringVectorSet) -> SteeringVectorSet:
     """Vectors made again from the pairs that the model wrote: by the same model, the same bytes.
 
     Args:
         model: The model.
-        vectors: Those of the folder.
-        folder: Where pairs.jsonl is.
+        vectors: With `pairs`, the bytes of pairs.jsonl, and `metadata.written`.
     """
     own = vectors.metadata
     assert own.written is not None
-    pairs = load_pairs(folder / PAIRS_FILE)
-    name = own.dataset.name if own.dataset else own.behavior
-    behavior = opposed(own.written.positive, own.written.negative, name)
+    # Not as a user's file: it was checked by its hash, and a model may write what nobody would.
+    pairs = tuple(ContrastPair(**json.loads(line)) for line in vectors.pairs.splitlines())
+    behavior = opposed(own.written.positive, own.written.negative, own.behavior)
     behavior = replace(behavior, pairs=pairs, sha256=pairs_sha256(pairs))
     position: TokenPosition = "last" if own.token_position == "last" else "mean"
     states = pair_states(model, behavior, list(vectors), token_position=position)

@@ -12,7 +12,6 @@ from typing import Annotated, TypeAlias
 import numpy as np
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     FiniteFloat,
     JsonValue,
@@ -24,6 +23,8 @@ from pydantic import (
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.files import shown
+from mlx_steer.run.record import Record
+from mlx_steer.run.sentences import SentencesRecord
 from mlx_steer.vectors import ModelInfo, SteeringVectorSet
 from mlx_steer.words import (
     FinishReason,
@@ -48,15 +49,6 @@ CONTROL_KINDS: tuple[str, ...] = ("random", "negated", "shuffled")
 _PROMPT = TypeAdapter(PromptItem)
 _Count: TypeAlias = Annotated[int, Field(ge=0)]
 _TokenId: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
-
-
-class Record(BaseModel):
-    """One object of a file."""
-
-    # A later version may add keys; what is known must have the right type.
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", from_attributes=True, protected_namespaces=()
-    )
 
 
 class Manifest(Record):
@@ -97,6 +89,7 @@ class BehaviorRecord(Record):
     verdicts: dict[Verdict, str]
     sets: dict[PromptSet, str]
     system_prompts: dict[str, str]
+    sentences: SentencesRecord | None = None
 
     def verdict_word(self, verdict: Verdict) -> str:
         """The behavior's own word for a verdict, such as `refused` for `shown`."""
@@ -247,15 +240,20 @@ class Row(Record):
 
 
 class Score(Record):
-    """A line of scores.jsonl, what needed a model once more: a perplexity, or a judge's verdict.
+    """A line of scores.jsonl, what needed a model once more: a perplexity, or a judge's reading.
 
-    `judge` names the judge model and all that decides its verdicts.
+    `judge` names the judge model and all that decides its verdicts, `sentences` the judge of two
+    sentences (see `SentencesRecord`), whose log-ratio is None for a response without tokens;
+    `masked` leaves out the tokens that the sentences have too.
     """
 
     key: str
     perplexity: FiniteFloat | None = None
     judge: str | None = None
     judge_model: Verdict | None = None
+    sentences: str | None = None
+    log_ratio: FiniteFloat | None = None
+    masked: FiniteFloat | None = None
 
     def says(self, field: str) -> bool:
         """Whether the line speaks of a field; None too is something to say."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_steer.behaviors import PromptItem, Sentences, load_pairs
+from mlx_steer.behaviors import PromptItem, Sentences
 from mlx_steer.behaviors.two_sentences import opposed
 from mlx_steer.config import ExtractConfig
 from mlx_steer.errors import DataError, VectorError
@@ -113,7 +113,8 @@ def test_vectors_are_made_again_from_their_pairs_byte_for_byte(
         assert (again / path.name).read_bytes() == path.read_bytes()
     found = load_vectors(made)
     assert found.metadata.written and found.metadata.token_position == "mean"
-    assert len(load_pairs(made / "pairs.jsonl")) == found.metadata.dataset.pairs
+    lines = (made / "pairs.jsonl").read_bytes().splitlines()
+    assert found.metadata.dataset and len(lines) == found.metadata.dataset.pairs
     # Derived vectors are not those of the file any more, and say so by silence.
     assert (found * 2).metadata.written is None
     assert np.array_equal(found.at([2])[2].array, found[2].array)
