@@ -25,12 +25,12 @@ from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, choose_system_p
 from mlx_steer.metrics.verdicts import judged
 from mlx_steer.model.load import Model
 from mlx_steer.run.reader import load_run
+from mlx_steer.run.record import Record
 from mlx_steer.run.records import (
     Choice,
     GateRecord,
     Gates,
     Lean,
-    Record,
     ScreenedCell,
     Screening,
     Separation,
