@@ -34,7 +34,7 @@ TURNING = r"\u202a-\u202e\u2066-\u2069"
 _NO_TEXT = re.compile(rf"[{CONTROL}]|[\ud800-\udfff]")
 
 # How pydantic calls the branches of `behavior: a name, or two sentences`.
-_BRANCHES = ("str", "constrained-str", "TwoSentences")
+_BRANCH = re.compile(r"(constrained-)?str|(.*\W)?TwoSentences\W?")
 
 _DEEPEST = 50
 """PyYAML takes hours for 100 KB of `[`."""
@@ -212,7 +212,7 @@ def problems(error: ValidationError, model: type[object]) -> list[str]:
 def _sentence(one: ErrorDetails, model: type[object]) -> str:
     *section, last = one["loc"] or ("",)
     # pydantic marks branches of unions, keys of mappings and the like in brackets.
-    named = [str(part) for part in one["loc"] if str(part) not in _BRANCHES]
+    named = [str(part) for part in one["loc"] if not _BRANCH.fullmatch(str(part))]
     parts = [part for part in named if "[" not in part]
     if one["type"] == "extra_forbidden":
         return f"unknown key {shown('.'.join(named))}{_hint(last, section, model)}"
@@ -242,7 +242,7 @@ def _finding(one: ErrorDetails) -> str:
 def _other_branch(one: ErrorDetails) -> bool:
     """Whether this is what a union's other choice said: `layers` is "all" or a list."""
     branch = [str(part) for part in one["loc"] if "[" in str(part)]
-    if one["loc"] and str(one["loc"][-1]) in _BRANCHES:
+    if one["loc"] and _BRANCH.fullmatch(str(one["loc"][-1])):
         return one["type"] == ("model_type" if isinstance(one["input"], str) else "string_type")
     is_text = isinstance(one["input"], str)
     if branch and branch[0].startswith("literal["):
