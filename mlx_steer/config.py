@@ -49,6 +49,13 @@ RESAMPLES = 10_000
 ALPHA = 0.05
 """Level of the Holm-corrected tests."""
 
+SCORED_PROMPTS = 20
+"""Test prompts of each set, target and other, whose responses are scored for perplexity under a
+condition whose perplexity a table quotes."""
+
+PRICED_PROMPTS = 40
+"""Other prompts of the test half on which the price of steering is measured."""
+
 # Beyond any sensible factor, but small enough that nothing overflows.
 Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, le=1)]

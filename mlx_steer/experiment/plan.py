@@ -241,8 +241,11 @@ def _counted(
         before.append(counts.extraction(tops))
     if config.gate is not None:
         before.append(counts.gates(stages))
-    scored = counts.scoring([count for count in made if count.decoded])
-    return _Counted(tuple(stages), (*before, *made, scored), max(known.vectors))
+    if compare:
+        chosen = known.choice() if sweep else None
+        scored, priced = program.quoted(chosen), program.priced(chosen)
+        made += [counts.scoring(scored), counts.pricing(priced)]
+    return _Counted(tuple(stages), (*before, *made), max(known.vectors))
 
 
 def _memory(

@@ -59,6 +59,14 @@ class Record(BaseModel):
     )
 
 
+class Speed(Record):
+    """Tokens per second of so many rows together, without steering and with."""
+
+    rows: int
+    unsteered: FiniteFloat
+    steered: FiniteFloat
+
+
 class Manifest(Record):
     """manifest.json: what a run was made with, when, and what a person should know of it."""
 
@@ -85,6 +93,7 @@ class Manifest(Record):
     dtype: str
     notes: tuple[str, ...]
     judge_model: ModelInfo | None = None
+    speed: Speed | None = None
 
 
 class BehaviorRecord(Record):
@@ -260,6 +269,20 @@ class Score(Record):
     def says(self, field: str) -> bool:
         """Whether the line speaks of a field; None too is something to say."""
         return field in self.model_fields_set
+
+
+class PriceLine(Record):
+    """A line of prices.jsonl: how far a condition is from base on base's response to a prompt.
+
+    `base` is the key of base's row, `row` of that prompt's row under the condition: base's own for
+    base against itself, which is what rounding makes. `nats` is the mean KL divergence of `tokens`
+    predictions.
+    """
+
+    base: str
+    row: str
+    nats: FiniteFloat
+    tokens: _Count
 
 
 class Lean(Record):
