@@ -132,7 +132,8 @@ def _files(plots: frozenset[str]) -> list[str]:
         "manifest.json: model, versions, device and times",
         "vectors/: the steering vectors, one .npy file a layer",
         "prompts.jsonl, behavior.json, conditions.json: what was asked, and under which conditions",
-        "rows.jsonl: every response; scores.jsonl: what needed the model once more",
+        "rows.jsonl: every response; scores.jsonl: what needed the model once more; prices.jsonl: "
+        "how far conditions are from base on other prompts, prompt by prompt",
         "metrics.json: every number of this report",
         "report.html: this report with a browser of all responses",
         *(f"plots/{name}.png" for name in sorted(plots)),
