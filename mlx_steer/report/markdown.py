@@ -45,6 +45,12 @@ def fenced(text: str) -> str:
 
 def _parts(document: Document) -> Iterator[str]:
     yield f"# {escape(document.title)}"
+    if document.answer:
+        opening = document.answer
+        yield f"**{escape(opening.label)}** {inline(opening.sentence)}"
+        yield _table(opening.facts)
+        if opening.plot:
+            yield from _block(opening.plot)
     for warning in document.warnings:
         yield f"> **Warning.** {inline(warning)}"
     if document.subtitle:

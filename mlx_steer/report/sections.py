@@ -9,13 +9,17 @@ from mlx_steer.report.configuration import configuration
 from mlx_steer.report.document import (
     Block,
     Bullets,
+    Cell,
     Document,
+    Opening,
     Paragraph,
     Plot,
     Quote,
     Quotes,
     Section,
+    Table,
 )
+from mlx_steer.report.first_screen import FirstScreen, first_screen
 from mlx_steer.report.wording import fixed, number, one_line
 from mlx_steer.run.reader import RunData
 from mlx_steer.words import PromptSet
@@ -50,12 +54,28 @@ def build(
         Section("Files", [Bullets(_files(plots))]),
     ]
     warnings = findings.warnings(metrics)
+    found = findings.headline(metrics)[len(warnings) :]
+    first = first_screen(metrics)
+    if first:
+        sections.insert(0, Section("Findings in full", [Bullets(found)]))
     return Document(
         title=one_line(f"{run.behavior.title or run.behavior.name}: {run.manifest.model.id}"),
         subtitle=one_line(f"Run {run.config.name}. {run.behavior.description}"),
+        answer=_opening(first, plots) if first else None,
         warnings=warnings,
-        headline=findings.headline(metrics)[len(warnings) :],
+        headline=first.findings if first else found,
         sections=[_with_drawn(section, plots) for section in sections if section.blocks],
+    )
+
+
+def _opening(first: FirstScreen, plots: frozenset[str]) -> Opening:
+    tones = {"works": "good", "works behind a gate": "good", "does harm": "bad"}
+    return Opening(
+        tone=tones.get(first.verdict, "open"),
+        label=first.label,
+        sentence=first.sentence,
+        facts=Table(["", "test half"], [[Cell(name), Cell(text)] for name, text in first.facts]),
+        plot=first.plot if first.plot.name in plots else None,
     )
 
 

@@ -281,7 +281,7 @@ class PriceLine(Record):
 
     base: str
     row: str
-    nats: FiniteFloat
+    nats: Annotated[FiniteFloat, Field(ge=0, le=1e9)]
     tokens: _Count
 
 

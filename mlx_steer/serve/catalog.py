@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
@@ -15,7 +16,7 @@ from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import MOST_VECTORS, Steer
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from mlx_steer.vectors.evidence import Evidence, evidence_in
+from mlx_steer.vectors.evidence import Evidence, GatedCell, evidence_in
 
 MOST_PRESETS = 200
 
@@ -35,6 +36,9 @@ class Measured:
         layer: The cell that was chosen; None if none was.
         strength: Its strength.
         dose: Its relative dose.
+        verdict: On steering; None where no rule gave one.
+        gated: The cell behind a gate, if that is what works.
+        doses: By layer, the highest relative dose that was measured.
     """
 
     behavior: str
@@ -42,19 +46,32 @@ class Measured:
     layer: int | None = None
     strength: float | None = None
     dose: float | None = None
+    verdict: str | None = None
+    gated: GatedCell | None = None
+    doses: Mapping[int, float] = field(default_factory=dict)
 
     @staticmethod
     def of(evidence: Evidence, vectors: SteeringVectorSet) -> Measured:
         """What is kept of the evidence beside vectors."""
         layer, strength = evidence.layer, evidence.strength
         if layer is None or strength is None or layer not in vectors:
-            return Measured(evidence.title, evidence.answer)
+            return Measured(evidence.title, evidence.answer, verdict=evidence.verdict)
         dose = vectors[layer].relative_dose(strength)
-        return Measured(evidence.title, evidence.answer, layer, strength, dose)
+        doses = {d.layer: d.highest for d in evidence.doses}
+        if dose is not None:
+            doses[layer] = max(abs(dose), doses.get(layer, 0.0))
+        gates = {gate.name for gate in vectors.metadata.gates}
+        gated = evidence.gated
+        if gated is not None and (gated.layer not in vectors or gated.gate not in gates):
+            gated = None
+        known = (evidence.title, evidence.answer, layer, strength, dose, evidence.verdict)
+        return Measured(*known, gated, doses)
 
     def told(self) -> dict[str, JsonValue]:
         """As responses have it."""
-        return dict(asdict(self))
+        told = asdict(self)
+        del told["gated"], told["doses"]  # presets and warnings say them
+        return dict(told)
 
 
 @dataclass(frozen=True)
@@ -150,6 +167,11 @@ class Catalog:
             if known.layer is not None:
                 chosen = Steer(vector=name, layer=known.layer, strength=known.strength)
                 catalog.add_preset(name, (chosen,))
+            if (cell := known.gated) is not None:
+                behind = Steer(
+                    vector=name, layer=cell.layer, strength=cell.strength, gate=cell.gate
+                )
+                catalog.add_preset(f"{name}-gated", (behind,))
         return catalog, notes
 
     def measured(self, name: str) -> Measured | None:
@@ -284,9 +306,12 @@ class Catalog:
             if abs(dose) > _USUAL_DOSE:
                 return f"the relative dose {dose:.2f} of {name} is high and was never measured"
             return None
-        if act.layer != measured.layer:
-            return f"{name} was measured at layer {measured.layer}, and not at {act.layer}"
-        low, high = sorted((0.0, measured.dose))
+        if act.layer not in measured.doses:
+            layers = ", ".join(map(str, sorted(measured.doses)))
+            which = "layers" if len(measured.doses) > 1 else "layer"
+            return f"{name} was measured at {which} {layers}, and not at {act.layer}"
+        highest = math.copysign(measured.doses[act.layer], measured.dose)
+        low, high = sorted((0.0, highest))
         if not low - _ROUNDING <= dose <= high + _ROUNDING:
             return (
                 f"the relative dose {dose:.2f} of {name} lies outside of what was measured "
