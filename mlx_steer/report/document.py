@@ -107,7 +107,8 @@ class Document:
         title: Its heading.
         subtitle: One line under it.
         answer: What it opens with; None for a run without an answer.
-        warnings: What a reader must know before any other number.
+        warnings: What a reader must know before any number.
+        cautions: What a reader must know of the answer.
         headline: What was found, in sentences: beside an answer, at most five.
         sections: In order.
     """
@@ -116,5 +117,6 @@ class Document:
     subtitle: str
     answer: Opening | None
     warnings: Sequence[str]
+    cautions: Sequence[str]
     headline: Sequence[str]
     sections: Sequence[Section] = field(default_factory=tuple)

@@ -56,13 +56,16 @@ def build(
     warnings = findings.warnings(metrics)
     found = findings.headline(metrics)[len(warnings) :]
     first = first_screen(metrics)
+    # Missing rows are told before any number; the rest is easier to read after the answer.
+    before = len(warnings) if first is None else int(metrics.rows.missing > 0)
     if first:
         sections.insert(0, Section("Findings in full", [Bullets(found)]))
     return Document(
         title=one_line(f"{run.behavior.title or run.behavior.name}: {run.manifest.model.id}"),
         subtitle=one_line(f"Run {run.config.name}. {run.behavior.description}"),
         answer=_opening(first, plots) if first else None,
-        warnings=warnings,
+        warnings=warnings[:before],
+        cautions=warnings[before:],
         headline=first.findings if first else found,
         sections=[_with_drawn(section, plots) for section in sections if section.blocks],
     )
