@@ -135,20 +135,20 @@ def _measured(
 
 def _read(model: Model, forward: Forward, batch: Batch, one: Reference) -> mx.array:
     """Logits at every compared position: (rows, positions, vocabulary)."""
-    ids = [one.ids[-1], *one.tokens][: len(one.tokens) + one.ended]
-    cut = len(ids)
+    count = cut = len(one.tokens) + one.ended
+    sequences = [[row.job.ids[-1], *one.tokens][:count] for row in batch.rows]
     if any(row.answer_plans is not None for row in batch.rows):
         cut = 1 + _thought(one.tokens, model.chat.thinking_end or ())
     parts = []
-    for part, starts_answer in ((ids[:cut], False), (ids[cut:], True)):
-        if not part:
+    for start, end in ((0, cut), (cut, count)):
+        if start >= end:
             continue
-        if starts_answer:
+        if start:
             for row in batch.rows:
                 row.answer_start = len(row.job.ids) - 1 + cut
             batch.begin_answers()
-        sequences = [part] * len(batch.rows)
-        parts.append(forward.read(sequences, batch.caches, Call(batch.plans)).logits)
+        some = [ids[start:end] for ids in sequences]
+        parts.append(forward.read(some, batch.caches, Call(batch.plans)).logits)
     return mx.concatenate(parts, axis=1)
 
 
