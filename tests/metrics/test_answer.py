@@ -1,6 +1,9 @@
 """The answer of a run: one rule, on runs whose verdicts are known."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -161,3 +164,19 @@ def test_the_report_the_card_and_the_vectors_say_the_same(tmp_path):
     assert [(f.what, f.value) for f in evidence.facts] == list(first.facts)
     # Layer 8 at strength 2 and layer 12 at 2 fell apart.
     assert {d.layer: round(d.highest, 3) for d in evidence.doses}[8] == round(18 / 56, 3)
+
+
+def test_the_readme_is_written_from_a_run(tmp_path):
+    folder = gated_run(tmp_path / "run").write(GATED_CHOICE)
+    first = write_report(folder).first
+    (tmp_path / "docs").mkdir()
+    blocks = "".join(f"<!-- demo: {n} -->\nold\n<!-- /demo -->\n" for n in ("answer", "details"))
+    (tmp_path / "README.md").write_text(f"before\n{blocks}after\n")
+    script = Path(__file__).parents[2] / "scripts" / "readme_answer.py"
+    for _ in range(2):
+        subprocess.run([sys.executable, script, folder, "--root", tmp_path], check=True)
+    text = (tmp_path / "README.md").read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.count(f"**{first.label}** {first.sentence}") == 1
+    assert "| layer 8, strength 1 (chosen) |" in text.replace("1.0", "1")
+    assert (tmp_path / "docs" / "answer.png").read_bytes().startswith(b"\x89PNG")
