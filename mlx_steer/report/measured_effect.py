@@ -99,9 +99,10 @@ def _doses(metrics: Metrics) -> list[MeasuredDoses]:
     """By layer, the highest dose of a cell whose responses kept together, on either half."""
     found: dict[int, float] = {}
     for c in metrics.select.conditions:
-        steered = c.kind in ("steering", "gated") and c.layer is not None
         apart = {"coherence", "incoherent rows"} & set(c.broken_limits or ())
-        if steered and c.relative_dose and c.broken_limits is not None and not apart:
+        if c.layer is None or not c.relative_dose or c.broken_limits is None or apart:
+            continue
+        if c.kind in ("steering", "gated"):
             found[c.layer] = max(found.get(c.layer, 0.0), abs(c.relative_dose))
     return [MeasuredDoses(layer=layer, highest=dose) for layer, dose in sorted(found.items())]
 
