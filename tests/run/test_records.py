@@ -54,8 +54,10 @@ def test_no_field_of_a_condition_is_left_to_its_default() -> None:
     written = record_json(ConditionRecord.of(Condition("base"), VECTORS, {}))
     # Of a band alone, so that other records are what they were.
     assert written.keys() | {"band_dose"} == ConditionRecord.model_fields.keys()
-    acts = tuple(Intervention(k, VECTORS[k].array, 0.5) for k in (2, 3))
-    band = record_json(ConditionRecord.of(Condition("band", None, acts), VECTORS, {}))
+    both = [SteeringVector(k, random_vector(k, size=8), 10.0) for k in (2, 3)]
+    acts = tuple(Intervention(v.layer, v.array, 0.5) for v in both)
+    vectors = SteeringVectorSet(both, metadata())
+    band = record_json(ConditionRecord.of(Condition("band", None, acts), vectors, {}))
     assert band.keys() == ConditionRecord.model_fields.keys()
 
 
