@@ -62,6 +62,8 @@ def price(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
         of = keys[prompt_id]
         return all((of[base.name], key) in held for key in of.values())
 
+    if not references:  # a behavior without other prompts, or a model without a word
+        return
     done = {prompt_id for prompt_id in keys if known(prompt_id)}
     each = len(stage.conditions)
     work.progress.stage(stage.name, each * len(keys), each * len(done))

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.metrics.halves import Detectable, Price
 from mlx_steer.metrics.numbers import Difference, Measured, Number, Numbers, Share
 
@@ -16,7 +17,7 @@ class Settled(Numbers):
     Attributes:
         condition: Its name.
         verdict: Of this cell alone.
-        layer: The layer; of a band the first.
+        layer: The layer or band.
         strength: The factor on the raw vector.
         relative_dose: None where the norms of hidden states are unknown.
         rates: On the test half, by measure.
@@ -29,7 +30,7 @@ class Settled(Numbers):
 
     condition: str
     verdict: AnswerVerdict
-    layer: int | None
+    layer: LayerOrBand | None
     strength: Number
     relative_dose: Number
     rates: Measured[Share]

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.errors import VectorError
 from mlx_steer.files import parse_json, problems
 from mlx_steer.vectors.metadata import PlainText
@@ -51,7 +52,7 @@ class MeasuredDoses(_Record):
 class GatedCell(_Record):
     """The cell of gated steering that works, and its gate among those of the vectors."""
 
-    layer: int
+    layer: LayerOrBand
     strength: float
     gate: PlainText
 
@@ -71,7 +72,7 @@ class Evidence(_Record):
         doses: By layer, the relative doses that were measured.
         sentences: What else is to be known.
         rows: The table.
-        layer: The chosen one of plain steering; None if nothing was chosen.
+        layer: The chosen one of plain steering, or the band; None if nothing was chosen.
         strength: The chosen one.
         gated: The chosen cell behind a gate, if that is what works.
         vectors: The sha256 of each layer's file that was measured, by its name.
@@ -89,7 +90,7 @@ class Evidence(_Record):
     doses: list[MeasuredDoses] = []
     sentences: list[PlainText]
     rows: list[MeasuredRow]
-    layer: int | None
+    layer: LayerOrBand | None
     strength: float | None
     gated: GatedCell | None = None
     vectors: dict[PlainText, PlainText]

@@ -149,11 +149,17 @@ def test_vectors_of_a_folder_are_taken_as_they_are(folder: Path, tmp_path: Path)
 
 def test_power_is_that_of_the_statistics_at_the_number_of_test_prompts(folder: Path) -> None:
     found = plan_experiment(small(folder, compare={"borderline": False}))
-    assert found.comparisons == 5
+    assert found.comparisons == 1
     assert [(p.set, p.prompts) for p in found.power[::4]] == [("target", 3), ("other", 3)]
     assert all(p.rise is None and p.fall is None for p in found.power)  # 3 prompts show nothing
     shipped = parse_config(
-        {"name": "x", "model": {"name": str(folder / "model")}, "extract": {"layers": [1]}}, "x"
+        {
+            "name": "x",
+            "model": {"name": str(folder / "model")},
+            "extract": {"layers": [1]},
+            "gate": {},
+        },
+        "x",
     )
     line = plan_experiment(shipped).power[1]
     n = len(load_behavior("refusal").select("target", "test"))
@@ -371,7 +377,7 @@ def test_plan_prints_tables_or_json(run: Run, folder: Path, tmp_path: Path) -> N
     path.write_text(small(folder).to_yaml())
     table = run("plan", path)
     assert table.code == 0
-    for word in ("sweep", "comparisons", "KV cache", "yes, chosen", "At most about"):
+    for word in ("sweep", "primary tests", "KV cache", "yes, chosen", "At most about"):
         assert word in table.out
     asked = run("plan", path, "--json", "--batch-size", "3")
     told = json.loads(asked.out)
