@@ -75,7 +75,7 @@ def _sentence(answer: Answer, words: Words) -> str:
     verb = {"higher": "rises", "lower": "falls"}.get(found.finding, "goes")
     before, after = (percent(one.rates.target.rate) for one in (base, cell))
     text = (
-        f"At {where(cell)}, {words.rate('target')} {verb} from {before} to {after} "
+        f"{_at(answer)} {where(cell)}, {words.rate('target')} {verb} from {before} to {after} "
         f"(n = {found.n}, {corrected_p(found)})"
     )
     if cell.rates.false_positive.n:
@@ -88,6 +88,10 @@ def _sentence(answer: Answer, words: Words) -> str:
     if answer.fixed_does_as_well and answer.verdict == "works behind a gate":
         text += "; a fixed text behind the same gate does as well"
     return f"{text}."
+
+
+def _at(answer: Answer) -> str:
+    return "Behind a gate, at" if answer.of == "gated" else "At"
 
 
 def _facts(answer: Answer, words: Words) -> Iterator[tuple[str, str]]:
@@ -106,8 +110,12 @@ def _facts(answer: Answer, words: Words) -> Iterator[tuple[str, str]]:
         price.append(f"{words.rate('false_positive')} {percent(before)} → {percent(after)}")
     price.append(f"coherence {fixed(base.coherence)} → {fixed(cell.coherence)}")
     if cell.price:
+        opened = ""
+        if answer.of == "gated":
+            count = cell.price.opened.n if cell.price.opened else 0
+            opened = f" (the gate opens for {count} of {cell.price.n})"
         price.append(
-            f"KL {number(cell.price.nats, 2)} nats a token on {words.sets['other']} prompts"
+            f"KL {number(cell.price.nats, 2)} nats a token on {words.sets['other']} prompts{opened}"
         )
     yield "price", "; ".join(price)
     for name, opponent in (
@@ -168,7 +176,7 @@ _HOW: dict[AnswerVerdict, str] = {
 def _standing(difference: Difference) -> str:
     if difference.finding == "no difference shown":
         return (
-            f"{points(difference.difference)} points on them, no difference shown "
+            f"{points(difference.difference)} points away, no difference shown "
             f"({corrected_p(difference)})"
         )
     way = "ahead" if difference.finding == "higher" else "behind"
