@@ -132,9 +132,9 @@ def test_cells_stand_at_what_the_search_found_and_an_interrupted_one_goes_on_to_
 def test_vectors_whose_doses_are_unknown_need_strengths(shared: Path, tmp_path: Path) -> None:
     carry_out(auto(shared, sweep={"strengths": [1.0]}), tmp_path / "run", compare=False)
     found = load_vectors(tmp_path / "run" / "vectors")
-    SteeringVectorSet(
-        [SteeringVector(v.layer, v.array, None) for v in found.vectors], found.metadata
-    ).save(tmp_path / "imported")
+    unknown = [SteeringVector(v.layer, v.array, None) for v in found.vectors]
+    metadata = found.metadata.model_copy(update={"gates": []})
+    SteeringVectorSet(unknown, metadata).save(tmp_path / "imported")
     asked = auto(shared, extract={"vectors": str(tmp_path / "imported")})
     with pytest.raises(ConfigError, match="vector of layer 3 is unknown; name the strengths"):
         plan_experiment(asked)
