@@ -75,7 +75,8 @@ class Scheduler:
                 "messages",
                 "context_length_exceeded",
             )
-        seat = Seat(ask, EventQueue(self._wake), Speech(self._model.chat, ask.ids))
+        ticket = EventQueue(self._wake)
+        seat = Seat(ask, ticket, Speech(self._model.chat, ask.ids))
         with self._changed:
             if self._stopping:
                 raise _STOPPED
@@ -85,7 +86,7 @@ class Scheduler:
                 raise Problem(429, said, None, "queue_full", wait)
             self._waiting.append(seat)
             self._changed.notify()
-        return seat.ticket
+        return ticket
 
     def load(self) -> Load:
         """See `live.Live`."""
