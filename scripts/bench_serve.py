@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -85,16 +86,32 @@ def gated_vectors(folder: Path, count: int) -> list[str]:
     return options
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server in a process of its own."""
+
+    address: str
+    pid: int
+
+    def cpu_seconds(self) -> float | None:
+        """What it has computed so far, where the system tells it finely enough."""
+        try:
+            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
-def server(program: str, arguments: list[str]) -> Iterator[str]:
-    """A server in a process of its own; yields its address."""
+def server(program: str, arguments: list[str]) -> Iterator[Server]:
+    """Start one, and end it afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-c", program, *arguments, "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while True:
             try:
                 if httpx.get(f"{address}/health", timeout=5).status_code == 200:
@@ -104,7 +121,7 @@ def server(program: str, arguments: list[str]) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > until:
                 raise click.ClickException(f"a server did not start: {' '.join(command)}")
             time.sleep(0.3)
-        yield address
+        yield Server(address, process.pid)
     finally:
         process.terminate()
         process.wait(30)
@@ -127,21 +144,33 @@ async def one_stream(
     client: httpx.AsyncClient, address: str, body: dict[str, Any]
 ) -> tuple[str, int]:
     """The text and the number of its tokens."""
-    text, made = "", 0
-    async for chunk in pieces(client, address, body):
-        if chunk.get("usage"):
-            made = chunk["usage"]["completion_tokens"]
-        text += (chunk["choices"] and chunk["choices"][0]["delta"].get("content")) or ""
-    return text, made
+    while True:
+        text, made = "", 0
+        try:
+            async for chunk in pieces(client, address, body):
+                if chunk.get("usage"):
+                    made = chunk["usage"]["completion_tokens"]
+                text += (chunk["choices"] and chunk["choices"][0]["delta"].get("content")) or ""
+            return text, made
+        except httpx.TransportError:
+            # mlx_lm.server takes 5 new connections at once, and resets the others.
+            if text:
+                raise
+            await asyncio.sleep(0.05)
 
 
 @dataclass(frozen=True)
 class Side:
     """A server, and how it is asked."""
 
-    address: str
+    server: Server
     model: str
     steered: bool = False
+
+    @property
+    def address(self) -> str:
+        """The server's."""
+        return self.server.address
 
     def body(self, place: int, tokens: int) -> dict[str, Any]:
         """The request of one stream."""
@@ -150,15 +179,32 @@ class Side:
         return {"model": self.model, "messages": messages, "max_tokens": tokens, **more}
 
 
-async def streams(side: Side, count: int, tokens: int) -> tuple[float, list[str]]:
-    """Response tokens a second of so many streams at once, and their texts."""
+@dataclass(frozen=True)
+class Streamed:
+    """What so many streams at once took, and gave.
+
+    Attributes:
+        seconds: For each response token.
+        cpu_seconds: Of the server, for each token; the same where the system does not tell.
+        texts: The responses.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    texts: list[str]
+
+
+async def streams(side: Side, count: int, tokens: int) -> Streamed:
+    """Ask for so many streams at once."""
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=count)) as client:
-        began = time.perf_counter()
+        began, before = time.perf_counter(), side.server.cpu_seconds()
         found = await asyncio.gather(
             *(one_stream(client, side.address, side.body(place, tokens)) for place in range(count))
         )
-        seconds = time.perf_counter() - began
-    return sum(made for _, made in found) / seconds, [text for text, _ in found]
+        seconds, after = time.perf_counter() - began, side.server.cpu_seconds()
+    made = sum(number for _, number in found)
+    used = seconds if before is None or after is None else after - before
+    return Streamed(seconds / made, used / made, [text for text, _ in found])
 
 
 async def each_alone(side: Side, count: int, tokens: int) -> list[str]:
@@ -203,8 +249,7 @@ def main(rounds: int, count: int, tokens: int, as_json: bool) -> None:
     folder = str(locate(BUILT_IN).folder)
     theirs_more = ["--model", folder, "--decode-concurrency", str(count)]
     kinds = ("steered", "unsteered", "mlx_lm.server")
-    # Seconds a token, and seconds to the first one.
-    paces: dict[str, list[float]] = {kind: [] for kind in kinds}
+    done: dict[str, list[Streamed]] = {kind: [] for kind in kinds}
     waits: dict[str, list[float]] = {kind: [] for kind in kinds}
     with (
         tempfile.TemporaryDirectory() as home,
@@ -214,20 +259,27 @@ def main(rounds: int, count: int, tokens: int, as_json: bool) -> None:
         sides = (Side(ours, BUILT_IN, True), Side(ours, BUILT_IN), Side(theirs, folder))
         for side in sides:
             asyncio.run(streams(side, 2, 4))  # warms up
-        together: list[str] = []
         for round_ in range(rounds):
             for kind, side in list(zip(kinds, sides, strict=True))[:: -1 if round_ % 2 else 1]:
-                speed, texts = asyncio.run(streams(side, count, tokens))
-                together = texts if side.steered else together
-                paces[kind].append(1 / speed)
+                found = asyncio.run(streams(side, count, tokens))
+                done[kind].append(found)
                 waits[kind].append(asyncio.run(second_turn(side, round_)))
-                click.echo(f"{kind}: {speed:.1f} tokens/s, {waits[kind][-1]:.2f} s", err=True)
+                click.echo(
+                    f"{kind}: {1 / found.seconds:.1f} tokens/s, {1 / found.cpu_seconds:.1f} by CPU "
+                    f"time; second turn {waits[kind][-1]:.2f} s",
+                    err=True,
+                )
         alone = asyncio.run(each_alone(sides[0], count, tokens))
+    together = done["steered"][-1].texts
+    paces = {kind: [one.seconds for one in every] for kind, every in done.items()}
+    used = {kind: [one.cpu_seconds for one in every] for kind, every in done.items()}
     same = sum(a == b for a, b in zip(alone, together, strict=True))
     pairs = {
         f"{count} steered streams' speed / {count} unsteered": (paces, "unsteered", "steered"),
         "... / mlx_lm.server's, unsteered": (paces, "mlx_lm.server", "steered"),
         "unsteered speed / mlx_lm.server's": (paces, "mlx_lm.server", "unsteered"),
+        "the same by CPU time: steered / unsteered": (used, "unsteered", "steered"),
+        "... steered / mlx_lm.server": (used, "mlx_lm.server", "steered"),
         "second turn, time to first text, steered / mlx_lm.server's": (
             waits, "steered", "mlx_lm.server",
         ),
@@ -240,7 +292,12 @@ def main(rounds: int, count: int, tokens: int, as_json: bool) -> None:
         rows.append([kind, f"{1 / pace:.1f} tokens/s; second turn after {wait:.2f} s"])
     rows.append(["steered streams as each gives alone", f"{same} of {count}"])
     publish(
-        {"seconds_a_token": paces, "seconds_to_second_turn": waits, "same": same},
+        {
+            "seconds_a_token": paces,
+            "cpu_seconds_a_token": used,
+            "seconds_to_second_turn": waits,
+            "same": same,
+        },
         rows,
         "python scripts/bench_serve.py",
         as_json,
