@@ -15,6 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
+_INSTRUCTIONS = {
+    **dict.fromkeys(("SKYLAKEX", "COOPERLAKE", "SAPPHIRERAPIDS"), "avx512f"),
+    **dict.fromkeys(("HASWELL", "ZEN"), "avx2"),
+}
+"""The newest instruction set that OpenBLAS's kernels for a kind of x86 processor need."""
+
 State = Literal["not needed", "loaded", "too late", "missing", "failed"]
 
 
@@ -65,19 +71,53 @@ def load_openblas() -> BlasStatus:
     if library is None:
         return BlasStatus(
             "missing",
-            "OpenBLAS is not installed, MLX will be slow; run: pip install cmeel-openblas",
+            "OpenBLAS is not installed, MLX will be slow; run: pip install cmeel-openblas==0.3.29",
         )
     try:
-        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-    except OSError:
-        try:
-            _lend_fortran_runtime()
-            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            return BlasStatus(
-                "failed", f"{library} does not load ({error}); install your system's libgfortran5"
-            )
+        loaded = _load(library)
+    except OSError as error:
+        return BlasStatus(
+            "failed", f"{library} does not load ({error}); install your system's libgfortran5"
+        )
+    if lacking := _lacking_instructions(loaded):
+        return BlasStatus(
+            "failed",
+            f"{library} was built for processors with {lacking}, which this one lacks; MLX will be "
+            "slow; run: pip install cmeel-openblas==0.3.29",
+        )
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # now MLX finds it
     return BlasStatus("loaded", str(library))
+
+
+def _load(library: Path) -> ctypes.CDLL:
+    """The library, its names not yet seen by others."""
+    try:
+        return ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL)
+    except OSError:
+        _lend_fortran_runtime()
+        return ctypes.CDLL(str(library), mode=ctypes.RTLD_LOCAL)
+
+
+def _lacking_instructions(library: ctypes.CDLL) -> str | None:
+    """What the library's kernels need and this processor lacks: it would end the process.
+
+    A build for one kind of processor (`cmeel-openblas` 0.3.31 is for SKYLAKEX) does not look.
+    """
+    corename = library.openblas_get_corename
+    corename.restype = ctypes.c_char_p
+    core: bytes = corename()
+    needed = _INSTRUCTIONS.get(core.decode("ascii", "replace").upper())
+    flags = _processor_flags()
+    return needed if needed and flags and needed not in flags else None
+
+
+def _processor_flags() -> frozenset[str]:
+    """The instruction sets that Linux names on x86; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return frozenset()
+    return next((frozenset(x.split()) for x in lines if x.startswith("flags")), frozenset())
 
 
 def _in_site_packages(pattern: str) -> Iterator[Path]:

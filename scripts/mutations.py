@@ -108,15 +108,12 @@ MUTATIONS = (
     Mutation(
         "float32 vector on a bfloat16 stream",
         "mlx_steer/engine/row_plan.py",
-        (
-            (".astype(np.float32)).astype(dtype)[None, None]", ".astype(np.float32))[None, None]"),
-            ("hidden + self.shift.astype(hidden.dtype)", "hidden + self.shift"),
-        ),
+        (("hidden + self.shift.astype(hidden.dtype)", "hidden.astype(mx.float32) + self.shift"),),
         ("tests/oracle/test_dtype.py",),
     ),
     Mutation(
         "strength applied twice",
-        "mlx_steer/engine/row_plan.py",
+        "mlx_steer/engine/operators.py",
         (("added += item.strength * vector", "added += item.strength**2 * vector"),),
         ("tests/engine/test_steering.py", "tests/oracle/test_reference.py"),
     ),

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -134,6 +135,59 @@ def test_a_library_that_does_not_load_is_a_failure_with_a_cure(
     assert str(library) in status.detail and "libgfortran5" in status.detail
 
 
+def a_build_for(core: bytes) -> SimpleNamespace:
+    class CoreName:
+        restype: object = None
+
+        def __call__(self) -> bytes:
+            assert self.restype is ctypes.c_char_p
+            return core
+
+    return SimpleNamespace(openblas_get_corename=CoreName())
+
+
+@pytest.mark.parametrize(
+    ("core", "flags", "state"),
+    [
+        (b"SkylakeX", {"avx", "avx2", "fma"}, "failed"),  # it would end in an illegal instruction
+        (b"SkylakeX", {"avx2", "avx512f"}, "loaded"),
+        (b"Zen", {"avx"}, "failed"),
+        (b"ZEN", {"avx2"}, "loaded"),
+        (b"NEOVERSEN1", set(), "loaded"),
+    ],
+)
+def test_a_build_for_another_processor_is_not_put_in_front_of_mlx(
+    before_mlx: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    core: bytes,
+    flags: set[str],
+    state: str,
+) -> None:
+    library = a_library(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
+    monkeypatch.setattr(blas, "_processor_flags", lambda: frozenset(flags))
+    modes: list[int] = []
+
+    def cdll(path: str, mode: int) -> SimpleNamespace:
+        assert path == str(library)
+        modes.append(mode)
+        return a_build_for(core)
+
+    monkeypatch.setattr(blas.ctypes, "CDLL", cdll)
+    status = load_openblas()
+    assert (status.state, status.ok) == (state, state == "loaded")
+    assert (ctypes.RTLD_GLOBAL in modes) == (state == "loaded")
+    if state == "failed":
+        assert "avx512f" in status.detail or "avx2" in status.detail
+        assert "pip install cmeel-openblas==0.3.29" in status.detail
+
+
+@LINUX
+def test_the_installed_build_suits_this_processor() -> None:
+    assert run("import mlx_steer; print(mlx_steer.blas_status.state)") == "loaded"
+
+
 def test_a_missing_fortran_runtime_is_lent_from_mlx_under_its_plain_name(
     before_mlx: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -145,11 +199,14 @@ def test_a_missing_fortran_runtime_is_lent_from_mlx_under_its_plain_name(
     (libs / "libquadmath-828275a7.so.0.0.0").write_bytes(b"")
     loaded: list[str] = []
 
-    def cdll(path: str, mode: int) -> None:
-        assert mode == ctypes.RTLD_GLOBAL
+    def cdll(path: str, mode: int) -> SimpleNamespace:
         if path == str(library) and not any("libgfortran" in p for p in loaded):
             raise OSError("libgfortran.so.5: cannot open shared object file")
-        loaded.append(path)
+        if mode == ctypes.RTLD_GLOBAL:
+            loaded.append(path)
+        return a_build_for(b"ZEN")
+
+    monkeypatch.setattr(blas, "_processor_flags", lambda: frozenset({"avx2"}))
 
     monkeypatch.setattr(blas.ctypes, "CDLL", cdll)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])

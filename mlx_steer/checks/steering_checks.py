@@ -19,7 +19,8 @@ from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.capture import response_states
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.operators import plan_of
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.steered import steered
 from mlx_steer.engine.steering import SteerableLayer, steerable
 from mlx_steer.errors import SteerError

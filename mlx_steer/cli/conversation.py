@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlx_steer.cli.options import FACTOR
+from mlx_steer.cli.options import FACTOR, LAYER
 from mlx_steer.cli.pair import Answers, Pair
 from mlx_steer.errors import SteerError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _HELP = """\
 /strength X     steer with this strength (for several vectors: one for all, or one for each)
-/layer N        steer at this layer (the same)
+/layer N        steer at this layer, or in this band of layers: 12-16 (the same)
 /gate NAME      steer only if this gate of the vectors opens; /gate off: always
 /base           leave the base model's answers out, or show them again
 /again          answer the last message once more
@@ -133,13 +133,10 @@ class Conversation:
     def _layer(self, words: list[str]) -> str:
         known = sorted({layer for act in self._pair.acting for layer in act.vectors})
         said = f"say which: /layer {known[0]}; the vectors have {', '.join(map(str, known))}"
-        try:
-            layers = [int(word) for word in words]
-        except ValueError:
-            raise click.UsageError(said) from None
-        if not layers:
+        if not words:
             raise click.UsageError(said)
-        self._pair.with_layers(layers)
+        places = [LAYER.convert(word, None, None) for word in words]
+        self._pair.with_layers(places)
         return self._state()
 
     def _gate(self, words: list[str]) -> str:

@@ -14,6 +14,7 @@ from mlx_steer.cli.options import model_settings
 from mlx_steer.words import Operator, Scope
 
 if TYPE_CHECKING:
+    from mlx_steer.bands import LayerOrBand
     from mlx_steer.cli.columns import Draw
     from mlx_steer.conditions import Condition, Gate, Intervention
     from mlx_steer.model.chat import Message
@@ -29,35 +30,45 @@ class Acting:
     Attributes:
         folder: As it was given.
         vectors: What is in it.
-        layer: Where it acts.
+        layers: Where it acts: one, or a band.
         strength: See --operator.
         operator: How it acts.
     """
 
     folder: str
     vectors: SteeringVectorSet
-    layer: int
+    layers: tuple[int, ...]
     strength: float
     operator: Operator
 
     def label(self, several: bool) -> str:
         """What it does, for the head of a column."""
+        from mlx_steer.bands import band_of, layer_words
+
         words = {"add": ", strength", "ablate": " ablated by", "clamp": " clamped to"}
         name = f"{self.vectors.metadata.behavior} " if several else ""
-        return f"{name}layer {self.layer}{words[self.operator]} {self.strength:g}"
+        place = layer_words(band_of(self.layers))
+        return f"{name}{place}{words[self.operator]} {self.strength:g}"
 
     def dose(self) -> float | None:
         """The relative dose, where there is one."""
+        from mlx_steer.vectors import relative_dose
+
         if self.operator != "add":
             return None
-        return self.vectors[self.layer].relative_dose(self.strength)
+        return relative_dose([self.vectors[layer] for layer in self.layers], self.strength)
 
     def interventions(self, scope: Scope) -> list[Intervention]:
         """The same, for the engine."""
         from mlx_steer.conditions import Intervention
 
-        array, name = self.vectors[self.layer].array, self.vectors.metadata.behavior
-        return [Intervention(self.layer, array, self.strength, self.operator, scope, name)]
+        name = self.vectors.metadata.behavior
+        return [
+            Intervention(
+                layer, self.vectors[layer].array, self.strength, self.operator, scope, name
+            )
+            for layer in self.layers
+        ]
 
 
 class Pair:
@@ -98,8 +109,8 @@ class Pair:
         for note in notes:
             click.echo(f"note: {safe(note)}", err=True)
         self.acting = [
-            Acting(folder, loaded[folder], self.model.layer(layer), strength, operator)
-            for folder, layer, strength, operator in zip(
+            Acting(folder, loaded[folder], self._layers(place), strength, operator)
+            for folder, place, strength, operator in zip(
                 folders, layers, strengths, operators, strict=True
             )
         ]
@@ -137,20 +148,25 @@ class Pair:
         found = next(has, self.acting[0])
         return found, found.vectors.gate(name)
 
-    def with_layers(self, layers: Sequence[int]) -> None:
-        """Act elsewhere; one layer for all, or one for each.
+    def with_layers(self, places: Sequence[LayerOrBand]) -> None:
+        """Act elsewhere; one layer or band for all, or one for each.
 
         Raises:
             ModelError: If the model has no such layer.
             VectorError: If vectors have none.
         """
-        every = [self.model.layer(layer) for layer in self._each(layers)]
-        self._change([replace(a, layer=n) for a, n in zip(self.acting, every, strict=True)])
+        every = [self._layers(place) for place in self._each(places)]
+        self._change([replace(a, layers=n) for a, n in zip(self.acting, every, strict=True)])
 
     def with_strengths(self, strengths: Sequence[float]) -> None:
         """Act at other strengths; one for all, or one for each."""
         every = self._each(strengths)
         self._change([replace(a, strength=x) for a, x in zip(self.acting, every, strict=True)])
+
+    def _layers(self, place: LayerOrBand) -> tuple[int, ...]:
+        from mlx_steer.bands import layers_of
+
+        return tuple(self.model.layer(layer) for layer in layers_of(place))
 
     def _each(self, values: Sequence[Any]) -> list[Any]:
         count = len(self.acting)

@@ -33,7 +33,8 @@ _BUILT_IN = "smollm2-135m"
     multiple=True,
     metavar="NAME=VECTORS,layer:N,strength:X",
     help="A condition that is offered as a model of its own, MODEL+NAME; also gate:NAME, "
-    "operator:ablate, scope:generated. Or a file NAME.yaml that /save of chat has written.",
+    "operator:ablate, scope:generated; layer:12-16 is a band. Or a file NAME.yaml that /save of "
+    "chat has written.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(

@@ -8,6 +8,7 @@ import click
 
 from mlx_steer.cli.options import (
     FACTOR,
+    LAYER,
     TEXT,
     FromConfig,
     generation_options,
@@ -55,11 +56,11 @@ def _steering_options(command: Any) -> Any:
         click.option(
             "--layer",
             "layers",
-            type=int,
+            type=LAYER,
             metavar="N",
             required=True,
             multiple=True,
-            help="Counted from 0; negative from the end.",
+            help="Counted from 0; negative from the end. 12-16 is a band: each layer's own vector.",
         ),
         click.option(
             "--vectors",

@@ -15,9 +15,9 @@ from mlx_steer.engine.batch import Batch, Row
 from mlx_steer.engine.caches import grow_by, join
 from mlx_steer.engine.condition_plans import ConditionPlans, gate_scores, new_row, plans_of
 from mlx_steer.engine.forward import Forward, Ids
-from mlx_steer.engine.heads import Heads
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.prefill import Prefill, Prefilled
+from mlx_steer.engine.shared_heads import Heads
 from mlx_steer.model.load import Model
 
 

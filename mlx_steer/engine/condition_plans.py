@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.engine.batch import Row
 from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.operators import plan_of
 from mlx_steer.engine.prefill import LayerPlans
-from mlx_steer.engine.row_plan import plan_of
 from mlx_steer.engine.steered import settled_gate_score
 from mlx_steer.model.load import Model
 from mlx_steer.words import Stage

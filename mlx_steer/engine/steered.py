@@ -12,7 +12,8 @@ import numpy as np
 
 from mlx_steer.conditions import Float32, Gate, Intervention
 from mlx_steer.engine.guard import forward_of
-from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.operators import plan_of
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.steering import steerable
 from mlx_steer.engine.structure import structure_of
 from mlx_steer.errors import VectorError

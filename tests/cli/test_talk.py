@@ -81,6 +81,12 @@ def test_several_vectors_layers_strengths_and_operators_belong_together_in_order
     assert both != wanted(shared, [("two", 1, 2, "add"), ("one", 3, -6, "clamp")])
 
 
+def test_a_band_is_each_of_its_layers_at_one_strength(run: Run, shared: Path) -> None:
+    options = ["--vectors", shared / "one", "--layer", "1-3", "--strength", 0.7]
+    every: list[tuple[str, int, float, Operator]] = [("one", k, 0.7, "add") for k in (1, 2, 3)]
+    assert said(run, shared, *options) == wanted(shared, every)
+
+
 def test_what_is_given_once_counts_for_all(run: Run, shared: Path) -> None:
     options = ["--vectors", shared / "one", "--layer", 1, "--layer", -3, "--strength", 1.5]
     both = said(run, shared, *options)
@@ -155,6 +161,9 @@ def talk(run: Run, shared: Path, monkeypatch: pytest.MonkeyPatch) -> Talk:
 
 
 def test_what_a_chat_is_told_steers_from_the_next_message_on(talk: Talk, shared: Path) -> None:
+    band = talk("/base", "/layer 1-2", "/strength 0.7", PROMPT)
+    assert "layers 1-2, strength 0.7" in band.err
+    assert band.out.strip() == wanted(shared, [("one", k, 0.7, "add") for k in (1, 2)])
     result = talk("/base", "/layer 3", "/strength 4", PROMPT)
     assert "layer 3, strength 4 (relative dose" in result.err
     assert result.out.strip() == wanted(shared, [("one", 3, 4, "add")])
@@ -191,7 +200,7 @@ def test_the_base_model_is_left_out_and_comes_back_with_the_steered_conversation
         ("/strength much", "is not a number"),
         ("/strength 1 2", "give one"),
         ("/layer", "the vectors have 1, 2, 3"),
-        ("/layer two", "the vectors have 1, 2, 3"),
+        ("/layer two", "12-16 for a band"),
         ("/layer 0", "layer 0"),
         ("/layer 99", "layer"),
         ("/gate", "these vectors have none"),

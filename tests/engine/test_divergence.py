@@ -46,9 +46,9 @@ def test_every_effect_is_as_far_from_base_as_plain_passes_say(family: str) -> No
         for condition in EFFECTS:
             nats = found[one.prompt_id].nats[condition.name]
             assert nats == pytest.approx(by_hand(model, one, condition), rel=2e-3, abs=1e-5)
-    assert found["short"].nats["strength 0"] < 1e-9
+    assert found["short"].nats["strength 0"] < 1e-6
     assert found["short"].nats["layer 3, strong"] > 0.05, "steering must matter here"
-    assert all(one.floor < 1e-9 for one in found.values())
+    assert all(one.floor < 1e-6 for one in found.values())
 
 
 def test_a_shut_gate_costs_nothing_and_an_open_one_all() -> None:

@@ -19,8 +19,9 @@ from mlx_lm.models.cache import (
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.operators import plan_of
 from mlx_steer.engine.planned_cache import PlannedCache
-from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.steered import steered
 from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model

@@ -10,8 +10,9 @@ from mlx_lm.models.cache import make_prompt_cache
 from mlx_steer.conditions import Intervention
 from mlx_steer.engine.caches import join, take_rows
 from mlx_steer.engine.guard import forward_of
+from mlx_steer.engine.operators import plan_of
 from mlx_steer.engine.prefill import LayerPlans, Prefill, common_head, stack_plans
-from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.model.load import Model
 from tests.helpers.tiny import HIDDEN, LAYERS, plain_logits, random_ids, random_vector, tiny_model
 

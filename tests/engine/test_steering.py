@@ -14,8 +14,9 @@ from mlx_lm.models.cache import KVCache, make_prompt_cache
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
+from mlx_steer.engine.operators import plan_of
 from mlx_steer.engine.planned_cache import PlannedCache
-from mlx_steer.engine.row_plan import Plan, plan_of
+from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.steered import gate_score, steered
 from mlx_steer.engine.steering import SteerableLayer, steerable, steerable_class
 from mlx_steer.errors import ModelError, SteerError, VectorError

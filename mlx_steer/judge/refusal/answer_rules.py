@@ -11,7 +11,7 @@ from mlx_steer.judge.refusal.context import (
     objects_and_offers_else_before,
     objects_over_people,
 )
-from mlx_steer.judge.refusal.rule import ACTING, ARGUING, Sign, rule
+from mlx_steer.judge.refusal.rule_type import ACTING, ARGUING, Sign, rule
 
 ANSWER_RULES = (
     rule(

@@ -3,7 +3,7 @@
 import re
 
 from mlx_steer.judge.refusal.context import dropped, limits_its_scope_and_answers
-from mlx_steer.judge.refusal.rule import ANY, NOT_FACT, Rule, rule
+from mlx_steer.judge.refusal.rule_type import ANY, NOT_FACT, Rule, rule
 
 MARKERS = re.compile(
     r"\b(?:ich|nicht|kein\w*|strafbar|verboten|kann|no|puedo|es|siento|je|n'ai|n'est"

@@ -4,7 +4,7 @@ import re
 
 from mlx_steer.judge.refusal.context import dropped, limits_its_scope_and_answers
 from mlx_steer.judge.refusal.requests import repeats_the_verb
-from mlx_steer.judge.refusal.rule import ACTING, JUDGED, rule
+from mlx_steer.judge.refusal.rule_type import ACTING, JUDGED, rule
 
 # What an assistant does with words, and so what it may decline to do.
 VERBS = r"""(?:help|assist|aid|support|provid|giv|offer|shar|fulfil|compl|carry\s+out|answer

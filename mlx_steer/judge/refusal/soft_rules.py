@@ -25,7 +25,7 @@ from mlx_steer.judge.refusal.context import (
     seeks_support_or_protects,
     uses_the_requests_word,
 )
-from mlx_steer.judge.refusal.rule import (
+from mlx_steer.judge.refusal.rule_type import (
     ACTING,
     ARGUING,
     BAD,
