@@ -154,11 +154,9 @@ async def fuzzed(soak: Soak, client: httpx.AsyncClient, dice: random.Random) -> 
     body = {**dice.choice(soak.asks), "max_tokens": 3}
     if dice.random() < 0.5:
         body[dice.choice(_FIELDS)] = dice.choice(_VALUES)
-        data = json.dumps(body).encode()
-    else:
-        data = bytearray(json.dumps(body).encode())
-        for _ in range(dice.randrange(1, 6)):
-            data[dice.randrange(len(data))] = dice.randrange(256)
+    data = bytearray(json.dumps(body).encode())
+    for _ in range(dice.choice((0, 0, 1, 3, 5))):
+        data[dice.randrange(len(data))] = dice.randrange(256)
     try:
         response = await client.post(CHAT, content=bytes(data), headers=JSON, timeout=60)
     except httpx.ReadTimeout:
