@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     help="A shipped behavior, or a folder of your own; may be given several times.  [default: all "
     "that are shipped]",
 )
-@click.option("--layers", type=LAYERS, help="Such as 12,14,16 or 8-20.  [default: the middle half]")
+@click.option(
+    "--layers",
+    type=LAYERS,
+    help="Such as 12,14,16 or 8-20.  [default: some five of the middle half]",
+)
 @click.option(
     "--max-tokens",
     type=click.IntRange(min=1),

@@ -14,6 +14,9 @@ from mlx_steer.experiment.model_facts import find_model
 MAX_TOKENS = 48
 """Of a response: whether it refuses, or doubts, is said by then."""
 
+# Neighbouring layers steer alike: more of them cost time and find little.
+_LAYERS = 5
+
 
 def assessment(
     model: dict[str, object],
@@ -29,7 +32,7 @@ def assessment(
     Args:
         model: The contents of the config's `model` section.
         behavior: A shipped behavior's name, or a folder.
-        layers: Those to try; by default the middle half of the model's.
+        layers: Those to try; by default some five, spread over the middle half of the model's.
         max_tokens: Of a response.
         prompts_per_set: See `ExperimentConfig`.
         batch_size: See `GenerationConfig`.
@@ -45,7 +48,11 @@ def assessment(
         "model": model,
         "behavior": behavior,
         "extract": {"layers": layers or "all", "token_position": "mean"},
-        "sweep": {"strategy": "race", "system_prompts": list(found.system_prompts)},
+        "sweep": {
+            "strategy": "race",
+            "strengths": "auto",
+            "system_prompts": list(found.system_prompts),
+        },
         "compare": {"extent": "answer", "controls": {"random": 2, "negated": False}},
         "gate": {} if found.select(split="gate") else None,
         "generation": {"max_tokens": max_tokens, "batch_size": batch_size},
@@ -55,6 +62,7 @@ def assessment(
     count = None if layers else find_model(config.model).num_layers
     if count is None:
         return config
-    middle = tuple(range(count // 4, max(count // 4 + 1, 3 * count // 4)))
+    step = max(1, count // 2 // _LAYERS)
+    middle = tuple(range(count // 4, max(count // 4 + 1, 3 * count // 4), step))
     extract = config.extract.model_copy(update={"layers": middle})
     return config.model_copy(update={"extract": extract})

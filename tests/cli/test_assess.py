@@ -29,7 +29,7 @@ def test_each_behavior_gets_a_run_and_all_of_them_a_table_and_a_page(
     assert found.out.splitlines()[-1] == str(tmp_path / "out" / "assess.html")
     folder = tmp_path / "out" / "caution"
     config = load_config(folder / "config.yaml")
-    assert (config.sweep.strategy, config.compare.extent) == ("race", "answer")
+    assert (config.sweep.strategy, config.sweep.strengths) == ("race", "auto")
     assert config.gate is not None and config.extract.layers == (2, 3)
     answer = json.loads((folder / "metrics.json").read_text())["answer"]
     evidence = evidence_in(folder / "vectors", load_vectors(folder / "vectors"))
@@ -60,5 +60,5 @@ def test_layers_are_the_middle_half_and_a_gate_is_fitted_where_there_are_prompts
     behavior: str,
 ) -> None:
     config = assessment({"name": "smollm2-135m"}, behavior)
-    assert config.extract.layers == tuple(range(7, 22))
+    assert config.extract.layers == (7, 10, 13, 16, 19)
     assert (config.gate is not None) == (behavior == "refusal")
