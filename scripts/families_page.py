@@ -33,10 +33,11 @@ mlx-steer and by Hugging Face transformers:
 - *extraction*: token ids are the same; vectors of every layer agree to 3e-5 of their norm;
 - *batch*: rows of different layers, strengths and system prompts in one batch give transformers'
   own greedy continuations, and steered logits agree to 0.001;
-- *undo*: after steering, parameters, classes and logits are bit for bit what they were;
+- *undo*: after steering, extraction, batches and exceptions, parameters, classes and logits are
+  bit for bit what they were;
 - *equality*: the unsteered hidden state agrees at every layer and token.
 
-They passed all four (`tests/oracle/test_hugging_face.py`); Mistral v0.1 to v0.3, Nemo
+They passed all four (`tests/oracle`, `tests/engine/test_families.py`); Mistral v0.1 to v0.3, Nemo
 and Ministral 8B are one architecture and so one small model, SmolLM2 and Llama another. What else
 was tried, and where the limits are, stands beside them.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from mlx_steer.behaviors import Behavior, ContrastPair, pairs_sha256
@@ -128,6 +129,13 @@ FURTHER = (
     Family("glm-4", "glm4", "Glm4ForCausalLM"),
     Family("olmo 3", "olmo3", "Olmo3ForCausalLM"),
 )
+
+EVERY = (
+    *FAMILIES,
+    FURTHER[0],  # stays among the fast tests: its convolutions keep a state
+    *(pytest.param(family, marks=pytest.mark.slow) for family in FURTHER[1:]),
+)
+"""What tests are parametrised by."""
 
 # (prompt, system prompt, strength of each steered layer's vector), all in one batch.
 ROWS: tuple[tuple[int, str | None, dict[int, float]], ...] = (
