@@ -13,8 +13,16 @@ from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.errors import DataError, GenerationError, ModelError, VectorError
 from mlx_steer.experiment.results import lean
 from mlx_steer.model.load import Model
-from tests.helpers.plain_runs import mixed_jobs, plain_logits
-from tests.helpers.tiny import HIDDEN, LAYERS, VOCABULARY, random_ids, random_vector, tiny_model
+from tests.helpers.tiny import (
+    HIDDEN,
+    LAYERS,
+    VOCABULARY,
+    mixed_jobs,
+    plain_logits,
+    random_ids,
+    random_vector,
+    tiny_model,
+)
 from tests.oracle.cases import BEHAVIOR
 
 SHOWN = [12, 80, 199, 301]

@@ -18,11 +18,12 @@ from mlx_steer.engine.steered import steered
 from mlx_steer.engine.steering import steerable
 from mlx_steer.words import Scope
 from tests.helpers.one_sequence import IDS, logits, outputs
-from tests.helpers.plain_runs import effects, plain_logits
 from tests.helpers.tiny import (
     FAMILIES,
     HIDDEN,
     LAYERS,
+    effects,
+    plain_logits,
     random_vector,
     tiny_folder,
     tiny_model,

@@ -24,9 +24,8 @@ from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.reader import load_run
 from mlx_steer.vectors import load_vectors
 from tests.helpers.behaviors import behavior_folder
-from tests.helpers.plain_runs import plain_logits, plain_tokens
 from tests.helpers.small_run import Told, carry_out, config, left_behind
-from tests.helpers.tiny import tiny_folder
+from tests.helpers.tiny import plain_logits, plain_tokens, tiny_folder
 
 SMALL = {"max_tokens": 4, "batch_size": 16}
 SWEEP = {"strengths": [1.0], "system_prompts": ["detailed"]}
