@@ -27,7 +27,7 @@ from mlx_steer.engine.screening import opening_tokens, screen
 from mlx_steer.errors import SteerError
 from mlx_steer.experiment import condition_sets as design
 from mlx_steer.experiment.execute import run_experiment
-from mlx_steer.experiment.results import lean, screening_rank
+from mlx_steer.experiment.leans import lean, screening_rank
 from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics import Cell, cell_of, choose_cell, judged
 from mlx_steer.model.load import Model
