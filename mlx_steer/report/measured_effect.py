@@ -62,7 +62,7 @@ def evidence_of(vectors: SteeringVectorSet, run: Path, metrics: Metrics) -> Evid
         answer=f"{first.label} {first.sentence}" if first else _answer(metrics),
         facts=[Fact(what=what, value=value) for what, value in first.facts] if first else [],
         doses=_doses(metrics),
-        sentences=list(first.findings) if first else _sentences(metrics),
+        sentences=[*_warned(metrics), *(first.findings if first else _sentences(metrics))],
         layer=choice.layer if choice else None,
         strength=choice.strength if choice else None,
         gated=_gated(metrics),
@@ -133,10 +133,15 @@ def _percent(share: Share) -> str:
     return f"{share.percent:.0f} %" if share.n else "-"
 
 
+def _warned(metrics: Metrics) -> list[str]:
+    choice = metrics.select.choice
+    if choice is None or choice.met_limits:
+        return []
+    return ["No cell of the sweep met the limits on false positives and coherence."]
+
+
 def _sentences(metrics: Metrics) -> list[str]:
     sets, choice, sentences = metrics.behavior.sets, metrics.select.choice, []
-    if choice and not choice.met_limits:
-        sentences.append("No cell of the sweep met the limits on false positives and coherence.")
     chosen = metrics.test.named(choice.condition) if choice else None
     measures: tuple[tuple[Measure, str], ...] = (
         ("target", sets["target"]),
