@@ -21,13 +21,15 @@ from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
-from mlx_steer.experiment.plan import batch_for
+from mlx_steer.experiment.pace import Pace, expected, machine_rates
+from mlx_steer.experiment.plan import batch_for, folders_in
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.results import RunResults
 from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.work import Work
 from mlx_steer.judge import judge_response
+from mlx_steer.metrics.interim import interim
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
@@ -79,7 +81,9 @@ def run_experiment(
     run.log(str(fitting))
     if fitting.note is not None:
         diary.note(fitting.note)
-    work = Work(config, behavior, run, progress, BatchSize(fitting.rows, diary.note))
+    pace = Pace(progress, lambda: interim(run.folder))
+    pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
+    work = Work(config, behavior, run, pace, BatchSize(fitting.rows, diary.note))
     manifest = diary.begun(model, fitting.rows)
     run.write_record("manifest.json", manifest)
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
@@ -91,7 +95,9 @@ def run_experiment(
             judge = judge or _loaded_alone(config.judge_model)
             diary.notes += judge_rows(work, config.judge_model, judge)
         manifest = manifest.model_copy(update={"judge_model": judge.info})
-    run.write_record("manifest.json", diary.finished(manifest, work.batch.rows))
+    manifest = diary.finished(manifest, work.batch.rows)
+    rates = machine_rates(fitting, pace.stages) or manifest.rates
+    run.write_record("manifest.json", manifest.model_copy(update={"rates": rates} if rates else {}))
     return run.folder
 
 
@@ -233,6 +239,8 @@ class _Diary:
     def begun(self, model: Model, rows: int) -> Manifest:
         """The manifest of a run that is not finished."""
         self.notes = [*_notes(model), *self.notes]
+        before = self._run.read_record("manifest.json", Manifest)
+        rates = {"rates": before.rates} if before and before.rates else {}
         return Manifest(
             format_version=FORMAT_VERSION,
             started=self._started,
@@ -244,6 +252,7 @@ class _Diary:
             hidden_size=model.hidden_size,
             dtype=str(model.dtype).removeprefix("mlx.core."),
             notes=tuple(self.notes),
+            **rates,
             **environment(),
         )
 
