@@ -240,8 +240,7 @@ class _Diary:
         """The manifest of a run that is not finished."""
         self.notes = [*_notes(model), *self.notes]
         before = self._run.read_record("manifest.json", Manifest)
-        rates = {"rates": before.rates} if before and before.rates else {}
-        return Manifest(
+        made = Manifest(
             format_version=FORMAT_VERSION,
             started=self._started,
             finished=None,
@@ -252,9 +251,11 @@ class _Diary:
             hidden_size=model.hidden_size,
             dtype=str(model.dtype).removeprefix("mlx.core."),
             notes=tuple(self.notes),
-            **rates,
             **environment(),
         )
+        # Written where they are known; a start that makes little keeps those of an earlier one.
+        known = {"rates": before.rates} if before and before.rates else {}
+        return made.model_copy(update=known)
 
     def finished(self, manifest: Manifest, rows: int) -> Manifest:
         """The same of a finished one."""
