@@ -71,8 +71,8 @@ def _print_plan(found: ExperimentPlan) -> None:
         out.print(f"At most about {total}, at {speeds}. {found.rates.basis}", markup=False)
     elif found.memory is not None:
         out.print(
-            "How long it takes is not known: no earlier run on this machine tells (--runs); "
-            "--measure finds out.",
+            f"At most about {sum(stage.decoded for stage in found.stages):,} new tokens. How long "
+            "they take no earlier run on this machine tells (--runs); --measure finds out.",
             markup=False,
         )
     _print_power(found)

@@ -84,7 +84,10 @@ def run_experiment(
     pace = Pace(progress, lambda: interim(run.folder))
     pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
     work = Work(config, behavior, run, pace, BatchSize(fitting.rows, diary.note))
-    manifest = diary.begun(model, fitting.rows)
+    before = run.read_record("manifest.json", Manifest)
+    # Written where they are known; a start that makes little keeps those of an earlier one.
+    known = {"rates": before.rates} if before and before.rates else {}
+    manifest = diary.begun(model, fitting.rows).model_copy(update=known)
     run.write_record("manifest.json", manifest)
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
     if config.judge_model is not None:
@@ -239,8 +242,7 @@ class _Diary:
     def begun(self, model: Model, rows: int) -> Manifest:
         """The manifest of a run that is not finished."""
         self.notes = [*_notes(model), *self.notes]
-        before = self._run.read_record("manifest.json", Manifest)
-        made = Manifest(
+        return Manifest(
             format_version=FORMAT_VERSION,
             started=self._started,
             finished=None,
@@ -253,9 +255,6 @@ class _Diary:
             notes=tuple(self.notes),
             **environment(),
         )
-        # Written where they are known; a start that makes little keeps those of an earlier one.
-        known = {"rates": before.rates} if before and before.rates else {}
-        return made.model_copy(update=known)
 
     def finished(self, manifest: Manifest, rows: int) -> Manifest:
         """The same of a finished one."""

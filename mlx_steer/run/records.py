@@ -71,6 +71,7 @@ class Manifest(Record):
     numpy: str | None
     transformers: str | None = None
     huggingface_hub: str | None = None
+    rates: MachineRates | None = None
     python: str
     platform: str
     device: str
@@ -87,7 +88,6 @@ class Manifest(Record):
     dtype: str
     notes: tuple[str, ...]
     judge_model: ModelInfo | None = None
-    rates: MachineRates | None = None
 
 
 class BehaviorRecord(Record):

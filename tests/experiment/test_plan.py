@@ -341,7 +341,7 @@ def test_plan_prints_tables_or_json(run: Run, folder: Path, tmp_path: Path) -> N
     path.write_text(small(folder).to_yaml())
     table = run("plan", path)
     assert table.code == 0
-    for word in ("sweep", "comparisons", "KV cache", "yes, chosen", "no earlier run"):
+    for word in ("sweep", "comparisons", "KV cache", "yes, chosen", "At most about"):
         assert word in table.out
     asked = run("plan", path, "--json", "--batch-size", "3")
     told = json.loads(asked.out)
