@@ -30,6 +30,8 @@ from mlx_steer.model.load import Model
 from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     Choice,
+    Count,
+    GateCandidate,
     GateRecord,
     Gates,
     Separation,
@@ -168,12 +170,8 @@ class RunResults:
         """Record how each gate was found."""
         if self._gates:
             names = {text: name for name, text in self._work.behavior.system_prompts.items()}
-            fits = (
-                {**fit.record(), "system_prompt": names.get(text or "", text)}
-                for text, fit in self._gates.items()
-            )
-            record = Gates(gates=tuple(map(GateRecord.model_validate, fits)))
-            self._work.run.write_record("gate.json", record)
+            gates = [_gate_record(f, names.get(t or "", t)) for t, f in self._gates.items()]
+            self._work.run.write_record("gate.json", Gates(gates=tuple(gates)))
 
     # --- the screening and the search for doses ---
 
@@ -292,3 +290,24 @@ def _content(vectors: SteeringVectorSet) -> str:
 
 def _short_hash(text: str) -> str:
     return "prompt_" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _gate_record(fit: GateFit, system_prompt: str | None) -> GateRecord:
+    """What gate.json says of a fit; `system_prompt` is its name where it has one."""
+    tried = [
+        GateCandidate(layer=c.layer, method=c.method, auc=round(c.auc, 6)) for c in fit.candidates
+    ]
+    return GateRecord(
+        name=fit.gate.name,
+        layer=fit.gate.layer,
+        threshold=fit.gate.threshold,
+        method=fit.method,
+        auc=tried[0].auc,
+        candidates=tuple(tried),
+        false_positive_rate=fit.false_positive_rate,
+        false_openings=Count(count=fit.achieved.count, n=fit.achieved.n),
+        openings=Count(count=fit.opened.count, n=fit.opened.n),
+        held_out_scores=fit.scores,
+        sets=fit.sets,
+        system_prompt=system_prompt,
+    )

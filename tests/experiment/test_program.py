@@ -20,7 +20,7 @@ from mlx_steer.model.shape import layer_of
 from mlx_steer.run.records import Choice, GatedChoice
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet, relative_dose
 from tests.helpers.small_run import behavior_folder, config
-from tests.vectors.test_vectors import metadata
+from tests.helpers.vector_sets import metadata
 
 DETAILED, CALIBRATED = (
     "Decline when the request is harmful, and answer all others.",
