@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from mlx_steer.search_config import Section
+
+ANSWERS_TEMPERATURE = 0.7
+"""At which several answers to a question are sampled."""
+
+JUDGED_TOKENS = 32
+"""So many first tokens of every response the judge of two sentences reads."""
+
+FACT_TOKENS = 24
+"""Of responses to short factual questions."""
 
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class TwoSentences(BaseModel):
+class TwoSentences(Section):
     """In place of a behavior's name: `behavior: {positive: "...", negative: "..."}`.
 
     Attributes:
@@ -20,8 +31,6 @@ class TwoSentences(BaseModel):
         prompts: A file of prompts in place of the shipped neutral questions; with `other` prompts
             there is a limit on false positives, with `gate` prompts a gate can be fitted.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     positive: _Text
     negative: _Text

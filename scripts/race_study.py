@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from mlx_steer.behaviors import Behavior
 from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.conditions import Gate
 from mlx_steer.config import ExperimentConfig, RaceConfig, load_config
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.execute import run_experiment
+from mlx_steer.experiment.leans import Screened, lean, screening_rank
 from mlx_steer.experiment.program import Program, Stage
-from mlx_steer.experiment.results import Screened, lean, screening_rank
 from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, leaders
 from mlx_steer.metrics.verdicts import Scored, judged
 from mlx_steer.run.directory import RunDirectory
@@ -72,9 +73,9 @@ class Replayed:
         """The gate the grid was run with."""
         return self.vectors.gates[0]
 
-    def shuffled(self, layer: int) -> SteeringVector:
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
         """Not asked for in a search."""
-        return self.vectors[layer]
+        return [self.vectors[layer] for layer in layers]
 
     def kept(self, screened: Stage, keep: int) -> set[str]:
         """The best cells of each kind by the stored log-odds."""
@@ -92,6 +93,13 @@ class Replayed:
             )
             kept |= {c.name for c in own[:keep]}
         return kept
+
+    def harmless(self, read: Stage) -> set[str]:
+        """Not asked for: a grid's strengths are named."""
+        return set()
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        """The same."""
 
     def ahead(self, decoded: Stage) -> set[str]:
         """The better half of each kind by the stored rows."""

@@ -17,6 +17,7 @@ from scipy import stats as scipy_stats
 from mlx_steer.stats import (
     PairedDifference,
     auc,
+    auc_interval,
     cohens_kappa,
     detectable_difference,
     finding,
@@ -639,3 +640,25 @@ def test_importing_the_module_loads_neither_scipy_nor_mlx() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("area", "positives", "negatives"), [(1.0, 60, 60), (0.82, 30, 45), (0.5, 8, 8)]
+)
+def test_the_interval_of_an_area_solves_its_equation_and_mirrors(area, positives, negatives):
+    found = auc_interval(area, positives, negatives)
+    assert found.low < area <= found.high and found.high - found.low > 0.03
+    z, extra = 1.959963984540054, (positives + negatives) / 2 - 1
+    for bound in (found.low, found.high):
+        if bound < 1:
+            inner = 1 + extra * ((1 - bound) / (2 - bound) + bound / (1 + bound))
+            variance = bound * (1 - bound) * inner / (positives * negatives)
+            assert abs(area - bound) == pytest.approx(z * math.sqrt(variance), rel=1e-6)
+    mirrored = auc_interval(1 - area, positives, negatives)
+    assert mirrored.low == pytest.approx(1 - found.high) or area == 1
+    assert mirrored.high == pytest.approx(1 - found.low)
+
+
+def test_an_area_without_scores_has_no_interval():
+    with pytest.raises(ValueError, match="no interval"):
+        auc_interval(0.5, 0, 3)

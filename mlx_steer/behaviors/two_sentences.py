@@ -54,6 +54,14 @@ def shelf() -> tuple[OnShelf, ...]:
     return tuple(OnShelf(**entry) for entry in entries)
 
 
+def from_shelf(name: str) -> TwoSentences | None:
+    """The shipped sentences of a name; None if there are none."""
+    found = next((one for one in shelf() if one.name == name), None)
+    if found is None:
+        return None
+    return TwoSentences(positive=found.positive, negative=found.negative, name=name)
+
+
 def behavior_of(said: str | TwoSentences) -> Behavior:
     """What an experiment file says under `behavior`: a name, a folder, or two sentences.
 
@@ -108,8 +116,12 @@ def opposed(
         description=f"Steering from {negative.strip()!r} to {positive.strip()!r} "
         "Responses are judged by their likeness to answers given under either sentence.",
         judge=LOG_RATIO,
-        verdicts={"shown": name, "absent": f"not {name}", "incoherent": "incoherent"},
-        sets={"target": "questions answered", "other": "other questions answered"},
+        verdicts={
+            "shown": f"answered {name}",
+            "absent": f"not {name}",
+            "incoherent": "incoherent",
+        },
+        sets={"target": "questions", "other": "other questions"},
         system_prompts={POSITIVE: positive, NEGATIVE: negative},
         openings={},
         tools=(),
@@ -149,6 +161,11 @@ def factual_questions() -> tuple[PromptItem, ...]:
         )
         for one in _lines("factual.jsonl")
     )
+
+
+def pair_id(question: str, number: int) -> str:
+    """The name of the pair of a question's answers, counted from 0."""
+    return question if number == 0 else f"{question}.{number + 1}"
 
 
 def _lines(name: str) -> list[Any]:

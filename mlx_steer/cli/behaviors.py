@@ -1,4 +1,4 @@
-"""behaviors list, show, new, lint."""
+"""behaviors list, show, new, start, lint."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_steer.cli.group import Group
+from mlx_steer.cli.options import TEXT
 from mlx_steer.words import PromptSet, Split, Verdict
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ def behaviors() -> None:
 
 @behaviors.command("list", short_help="Print the shipped behaviors.")
 def list_() -> None:
-    """Print the shipped behaviors and how many pairs and prompts they have."""
+    """Print the shipped behaviors, and the shelf of two-sentence ones."""
     from rich.table import Table
 
     from mlx_steer.behaviors import list_behaviors, load_behavior
+    from mlx_steer.behaviors.two_sentences import shelf
     from mlx_steer.cli.output import console
 
     table = Table("name", "title", "pairs", *_SPLITS, caption="select, test, gate: prompts")
@@ -43,16 +45,24 @@ def list_() -> None:
         counts = [str(sum(item.split == split for item in found.prompts)) for split in _SPLITS]
         table.add_row(name, found.title, str(len(found.pairs)), *counts)
     console().print(table)
+    on_shelf = Table("name", "title", "what to expect", title="Two sentences", title_justify="left")
+    on_shelf.columns[0].no_wrap = True
+    for one in shelf():
+        on_shelf.add_row(one.name, one.title, one.expect)
+    console().print(on_shelf)
+    click.echo("Try one: mlx-steer run --model smollm2-135m --name pirate")
 
 
 @behaviors.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a behavior: NAME is a shipped one or a folder."""
+    """Print a behavior: NAME is a shipped one, one on the shelf, or a folder."""
     from mlx_steer.behaviors import load_behavior
+    from mlx_steer.behaviors.two_sentences import behavior_of, from_shelf
     from mlx_steer.cli.output import safe
 
-    for line in _described(load_behavior(name)):
+    on_shelf = from_shelf(name)
+    for line in _described(behavior_of(on_shelf) if on_shelf else load_behavior(name)):
         click.echo(safe(line))
 
 
@@ -67,6 +77,25 @@ def new(folder: Path, source: str | None) -> None:
     click.echo(
         f"{place} holds the behavior {behavior.name}: edit behavior.yaml, pairs.jsonl and "
         "prompts.jsonl,\n"
+        f"check it with: mlx-steer behaviors lint {shlex.quote(place)}\n"
+        f"and try it with: mlx-steer run {shlex.quote(f'{place}/{EXPERIMENT_FILE}')}"
+    )
+
+
+@behaviors.command(short_help="Write a FOLDER of two sentences to edit.")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--positive", required=True, metavar="SENTENCE", type=TEXT, help="To lead to.")
+@click.option("--negative", required=True, metavar="SENTENCE", type=TEXT, help="To lead away from.")
+def start(folder: Path, positive: str, negative: str) -> None:
+    """Write a FOLDER with a behavior of two opposed sentences to edit, and an experiment with it.
+
+    It holds the questions that are asked; the model writes the contrast pairs when it is run.
+    """
+    from mlx_steer.behaviors.start import EXPERIMENT_FILE, place_of, write_two_sentences
+
+    behavior, place = write_two_sentences(folder, positive, negative), place_of(folder)
+    click.echo(
+        f"{place} holds the behavior {behavior.name}: edit behavior.yaml and prompts.jsonl,\n"
         f"check it with: mlx-steer behaviors lint {shlex.quote(place)}\n"
         f"and try it with: mlx-steer run {shlex.quote(f'{place}/{EXPERIMENT_FILE}')}"
     )
@@ -106,7 +135,9 @@ def _described(found: Behavior) -> list[str]:
         f"judge: {found.judge}",
         f"verdicts: {words}",
         f"sets: {sets}",
-        f"contrast pairs: {len(found.pairs)} (sha256 {found.sha256})",
+        f"contrast pairs: {len(found.pairs)} (sha256 {found.sha256})"
+        if found.sentences is None
+        else "contrast pairs: written by the model, under the two system prompts below",
     ]
     for name in _SETS:
         counts = {split: len(found.select(name, split)) for split in _SPLITS}

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_steer.cli.answer import print_answer
 from mlx_steer.cli.options import (
+    LAYER,
     LAYERS,
     NUMBERS,
     FromConfig,
+    Numbers,
     behavior_option,
     extraction_options,
     extraction_settings,
@@ -19,10 +23,13 @@ from mlx_steer.cli.options import (
     model_options,
     model_settings,
     quiet_option,
+    sentence_options,
+    sentences_given,
 )
 from mlx_steer.cli.progress import progress
 
 if TYPE_CHECKING:
+    from mlx_steer.bands import LayerOrBand
     from mlx_steer.config import ExperimentConfig
 
 out_option = click.option(
@@ -31,13 +38,18 @@ out_option = click.option(
 vectors_option = click.option(
     "--vectors", type=click.Path(), help="A vectors folder; without it they are extracted first."
 )
-strengths_option = click.option(
-    "--strengths",
-    type=NUMBERS,
-    default=FromConfig("SweepConfig", "strengths"),
-    show_default=True,
-    help="Factors on the raw vector.",
-)
+
+
+def _strengths_option(section: str, kind: Numbers, more: str = "") -> Callable[[Any], Any]:
+    return click.option(
+        "--strengths",
+        type=kind,
+        default=FromConfig(section, "strengths"),
+        show_default=True,
+        help=f"Factors on the raw vector{more}.",
+    )
+
+
 fresh_option = click.option(
     "--fresh", is_flag=True, help="Start over; keep the old directory beside the new one."
 )
@@ -61,25 +73,33 @@ judge_option = click.option(
 )
 
 
-@click.command(short_help="Run or continue the experiment of a CONFIG file.")
-@click.argument("config", type=click.Path(path_type=Path))
+@click.command(short_help="Run a CONFIG file, or two sentences; or continue.")
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--model", "-m", metavar="MODEL", help="Of two sentences: as for extract, in place of CONFIG."
+)
+@sentence_options
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: runs/NAME.")
 @judge_option
 @batch_option
 @fresh_option
 @quiet_option
 def run(
-    config: Path,
+    config: Path | None,
     out: Path | None,
     judge_model: str | None,
     batch_size: int | None,
-    fresh: bool,
-    quiet: bool,
+    **options: Any,
 ) -> None:
-    """Carry out the experiment of a CONFIG file, or continue it; ends with a report."""
-    from mlx_steer.config import JudgeModelConfig, load_config
+    """Carry out the experiment of a CONFIG file, or continue it; ends with a report.
 
-    experiment = load_config(config)
+    In place of a CONFIG, --model, --positive and --negative make an experiment of two opposed
+    sentences: the model writes the pairs and judges, and shipped questions are asked.
+    """
+    from mlx_steer.config import JudgeModelConfig
+
+    fresh, quiet = options.pop("fresh"), options.pop("quiet")
+    experiment = _experiment(config, options)
     if judge_model is not None:
         judge = JudgeModelConfig(name=judge_model)
         experiment = experiment.model_copy(update={"judge_model": judge})
@@ -89,13 +109,37 @@ def run(
     _execute(experiment, out or Path("runs") / experiment.name, fresh, quiet)
 
 
+def _experiment(config: Path | None, options: dict[str, Any]) -> ExperimentConfig:
+    """What a file says, or two sentences."""
+    from mlx_steer.config import load_config
+
+    model, said = options.pop("model"), sentences_given(options)
+    if config is not None:
+        if model is not None or said is not None:
+            raise click.UsageError("give a CONFIG, or --model, --positive and --negative, not both")
+        return load_config(config)
+    if model is None or said is None:
+        raise click.UsageError("give a CONFIG, or --model, --positive and --negative")
+    from mlx_steer.experiment.preset import two_sentence_experiment
+
+    return two_sentence_experiment(said, model)
+
+
 @click.command(short_help="Try layers and strengths, and choose the best.")
 @model_options
 @behavior_option
 @vectors_option
-@click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
+@click.option("--layers", type=LAYERS, help="Each by itself: 12,14,16 or 8-20.  [default: all]")
+@click.option(
+    "--layer",
+    "places",
+    type=LAYER,
+    metavar="N",
+    multiple=True,
+    help="One more cell: a layer, or a band steered together, such as 12-16.",
+)
 @extraction_options
-@strengths_option
+@_strengths_option("SweepConfig", Numbers(float, "auto"), ", or auto: as much as limits allow")
 @click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
 @click.option(
     "--keep",
@@ -112,11 +156,24 @@ def run(
 @limit_option
 @fresh_option
 @quiet_option
-def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) -> None:
+def sweep(
+    layers: Any,
+    places: tuple[LayerOrBand, ...],
+    strengths: Any,
+    screen: bool,
+    keep: int,
+    **options: Any,
+) -> None:
     """Try layers and strengths on the select half of the prompts and choose the best cell."""
+    from mlx_steer.bands import layers_of
+
     section = {"strengths": strengths, "screen": keep if screen else None}
     where = _where(options)
-    config = _config(where[0], options, layers=layers, sweep=section)
+    if places and layers != "all":
+        places = (*(layers or ()), *places)
+        section["layers"] = places
+        layers = sorted({layer for one in places for layer in layers_of(one)})
+    config = _config(where[0], options, layers=layers or "all", sweep=section)
     _execute(config, *where, compare=False)
 
 
@@ -125,10 +182,14 @@ def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) 
 @behavior_option
 @vectors_option
 @click.option(
-    "--layer", type=int, metavar="N", required=True, help="The steered layer, counted from 0."
+    "--layer",
+    type=LAYER,
+    metavar="N",
+    required=True,
+    help="The steered layer, counted from 0, or a band steered together: 12-16.",
 )
 @extraction_options
-@strengths_option
+@_strengths_option("CompareConfig", NUMBERS)
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
 @click.option(
     "--controls",
@@ -146,9 +207,11 @@ def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) 
 @fresh_option
 @quiet_option
 def compare(
-    layer: int, strengths: Any, system_prompt: str | None, controls: int, **options: Any
+    layer: LayerOrBand, strengths: Any, system_prompt: str | None, controls: int, **options: Any
 ) -> None:
     """Compare base, system prompt, steering, and both together, on the test half."""
+    from mlx_steer.bands import layers_of
+
     section = {
         "layer": layer,
         "strengths": strengths,
@@ -156,7 +219,7 @@ def compare(
         "controls": {"random": controls},
     }
     where = _where(options)
-    config = _config(where[0], options, layers=(layer,), compare=section)
+    config = _config(where[0], options, layers=layers_of(layer), compare=section)
     _execute(config, *where, sweep=False)
 
 
@@ -171,7 +234,9 @@ def report(run_dir: Path, labels: Path | None) -> None:
     """Write metrics.json, report.md, report.html and plots of a run, from its rows."""
     from mlx_steer.report import write_report
 
-    click.echo(str(write_report(run_dir, labels).markdown))
+    files = write_report(run_dir, labels)
+    print_answer(files.first)
+    click.echo(str(files.markdown))
 
 
 def _where(options: dict[str, Any]) -> tuple[Path, bool, bool]:
@@ -188,7 +253,7 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
         raise click.UsageError(f"{given} cannot change vectors that --vectors gives; leave one out")
     extract_section = {"vectors": vectors} if vectors else {"layers": layers, **how}
     if vectors and layers != "all" and "sweep" in sections:
-        sections["sweep"]["layers"] = layers
+        sections["sweep"].setdefault("layers", layers)
     names = ("max_tokens", "temperature", "seed", "batch_size")
     judge = options.pop("judge_model")
     data = {
@@ -221,4 +286,6 @@ def _execute(
         with progress(quiet) as told:
             run_experiment(config, directory, told, sweep=sweep, compare=compare)
         files = write_report(directory.folder)
+    if not quiet:
+        print_answer(files.first)
     click.echo(str(files.markdown))

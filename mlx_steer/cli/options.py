@@ -52,16 +52,16 @@ class FromConfig:
 
 
 class Numbers(click.ParamType[Any]):
-    """A list such as 12,14,16 or 0.5,1.0; layers may also be ranges (8-20) or `all`."""
+    """A list such as 12,14,16 or 0.5,1.0, or one word; layers may also be ranges (8-20)."""
 
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        """`int` for layers, `float` for strengths."""
-        self.kind = kind
+    def __init__(self, kind: type[int] | type[float], word: str | None = None) -> None:
+        """`int` for layers, `float` for strengths; the word that may stand instead."""
+        self.kind, self.word = kind, word
         self.name = "layers" if kind is int else "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The list as a tuple, or `all`."""
-        if not isinstance(value, str) or (value == "all" and self.kind is int):
+        """The list as a tuple, or the word."""
+        if not isinstance(value, str) or value == self.word:
             return value
         numbers: list[float] = []
         for part in value.split(","):
@@ -86,6 +86,23 @@ class Numbers(click.ParamType[Any]):
         if high > _MOST_LAYERS:
             self.fail(f"no model has the layers {low}-{high}", param, ctx)
         return range(low, high + 1)
+
+
+class Layer(click.ParamType[Any]):
+    """A layer, or a band of layers such as 12-16 that are steered together."""
+
+    name = "layer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The layer's number, or the band as text."""
+        from mlx_steer.bands import read_layer
+
+        try:
+            return value if isinstance(value, int) else read_layer(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no layer; write for example 12, or 12-16 for a band", param, ctx
+            )
 
 
 class Factor(click.ParamType[float]):
@@ -120,7 +137,8 @@ class Text(click.ParamType[str]):
         return str(value)
 
 
-LAYERS = Numbers(int)
+LAYER = Layer()
+LAYERS = Numbers(int, "all")
 NUMBERS = Numbers(float)
 FACTOR = Factor()
 TEXT = Text()
@@ -246,7 +264,11 @@ behavior_option = click.option(
 def sentence_options(command: Decorated) -> Decorated:
     """--positive, --negative, --name."""
     for option in (
-        click.option("--name", metavar="NAME", help="Of two sentences: a short name, as pirate."),
+        click.option(
+            "--name",
+            metavar="NAME",
+            help="Of two sentences: a short name; alone, one of the shelf.",
+        ),
         click.option(
             "--negative", metavar="SENTENCE", type=TEXT, help="What the vector leads away from."
         ),
@@ -273,6 +295,15 @@ def sentences_given(options: dict[str, Any]) -> TwoSentences | None:
     said = {name: value for name, value in given.items() if value is not None}
     if not said:
         return None
+    if said.keys() == {"name"}:
+        from mlx_steer.behaviors.two_sentences import from_shelf, shelf
+
+        if (known := from_shelf(said["name"])) is None:
+            names = ", ".join(one.name for one in shelf())
+            raise click.UsageError(
+                f"--name {said['name']!r} needs --positive and --negative; the shelf has {names}"
+            )
+        return known
     if not {"positive", "negative"} <= said.keys():
         raise click.UsageError("--positive and --negative belong together; give both sentences")
     from mlx_steer.config import parse_section

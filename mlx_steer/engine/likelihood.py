@@ -30,33 +30,41 @@ class Likelihood:
         self._vocabulary = int(model.config.get("vocab_size") or 50_000)
         self._heads: dict[Ids, Prefilled] = {}
 
-    def log_probs(self, ids: Ids, responses: Sequence[Ids], head: int = 0) -> list[Float64]:
-        """Log-probabilities of every token of a prompt's responses.
+    def log_probs(
+        self, prompts: Sequence[Ids], responses: Sequence[Sequence[Ids]], head: int = 0
+    ) -> list[list[Float64]]:
+        """Log-probabilities of every token of some prompts' responses.
 
         Args:
-            ids: The prompt's token ids.
-            responses: Token ids, at least one each. The last digits depend on which are read
-                together.
-            head: So many of the prompt's first tokens are run once for all prompts that begin so.
-                The last digits depend on it, too.
+            prompts: Token ids of each; of several, two at least each.
+            responses: For each prompt: token ids, at least one each. The last digits depend on
+                which are read together.
+            head: So many of the prompts' first tokens are run once for all that begin so. The last
+                digits depend on it, too.
 
         Returns:
-            For each response: shape (tokens,).
+            For each prompt and response: shape (tokens,).
         """
         prefill, fresh = self._prefill, self._prefill.forward.fresh
-        first = tuple(ids[: min(head, len(ids) - 2)]) if len(ids) > 1 else ()
+        shortest = min(map(len, prompts))
+        first = tuple(prompts[0][: max(0, min(head, shortest - 2))])
         if first and first not in self._heads:
             self._heads[first] = prefill.run([first])
-        start = self._heads[first].rows([0]) if first else None
-        base = prefill.run([ids[len(first) : -1]], start=start) if len(ids) > 1 else None
-        longest = max(map(len, responses), default=1)
+        start = self._heads[first].rows([0] * len(prompts)) if first else None
+        rest = [ids[len(first) : -1] for ids in prompts]
+        base = prefill.run(rest, start=start) if shortest > 1 else None
+        rows = [(i, tokens) for i, own in enumerate(responses) for tokens in own]
+        longest = max((len(tokens) for _, tokens in rows), default=1)
         step = max(1, LOGITS_AT_ONCE // (longest * self._vocabulary))
-        found: list[Float64] = []
-        for i in range(0, len(responses), step):
-            part = responses[i : i + step]
-            start = base.rows([0] * len(part)) if base else fresh(len(part))
-            logits = prefill.logits([(ids[-1], *tokens[:-1]) for tokens in part], start)
-            found += chosen_log_probs(logits, part)
+        found: list[list[Float64]] = [[] for _ in prompts]
+        for k in range(0, len(rows), step):
+            part = rows[k : k + step]
+            start = base.rows([i for i, _ in part]) if base else fresh(len(part))
+            sequences = [(prompts[i][-1], *tokens[:-1]) for i, tokens in part]
+            logits = prefill.logits(sequences, start)
+            read = chosen_log_probs(logits, [tokens for _, tokens in part])
+            for (i, _), values in zip(part, read, strict=True):
+                found[i].append(values)
         return found
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import mlx.core as mx
 
@@ -16,9 +17,10 @@ from mlx_steer.engine.forward import Ids
 from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.likelihood import Float64, Likelihood
 from mlx_steer.model.load import Model
+from mlx_steer.sentences import JUDGED_TOKENS
 
-TOKENS = 32
-"""So many first tokens of every response are read."""
+# Enough to fill two cores; more would only lose more when a run is stopped.
+_ROWS_TOGETHER = 24
 
 
 @dataclass(frozen=True)
@@ -51,38 +53,61 @@ class LogRatio:
     masked: float | None
 
 
+def units(answers: Sequence[Contrasted]) -> list[list[Contrasted]]:
+    """Responses in the groups that are read together, those to one prompt in one group.
+
+    The last digits of a ratio depend on its group: it is to be read whole or not at all.
+
+    Args:
+        answers: All that belong together, such as the rows that a stage makes.
+    """
+    prompts: dict[tuple[Ids, Ids], list[Contrasted]] = {}
+    for answer in sorted(answers, key=lambda a: a.key):
+        prompts.setdefault((answer.positive, answer.negative), []).append(answer)
+    found: list[list[Contrasted]] = []
+    # Prompts of like length together, so that little is padded.
+    for _, group in sorted(prompts.items(), key=lambda one: (len(one[0][0]), one[0])):
+        if not found or len(found[-1]) + len(group) > _ROWS_TOGETHER:
+            found.append([])
+        found[-1] += group
+    return found
+
+
 def log_ratios(
     model: Model,
-    answers: Sequence[Contrasted],
+    groups: Sequence[Sequence[Contrasted]],
     heads: tuple[int, int] = (0, 0),
     masked: Collection[int] = (),
 ) -> Iterator[list[tuple[str, LogRatio]]]:
-    """Log-ratios of responses, those to one prompt together.
+    """Log-ratios of responses.
 
     Args:
         model: The model, unsteered.
-        answers: Of each prompt all that are ever to be read with it: the last digits depend on it.
+        groups: Of `units`.
         heads: How many first tokens all prompts share, on either side; run once.
         masked: Token ids that the masked ratio leaves out.
 
     Yields:
-        For each prompt: (key, ratio) of all its responses.
+        For each group: (key, ratio) of all its responses.
     """
-    groups: dict[tuple[Ids, Ids], list[Contrasted]] = {}
-    for answer in sorted(answers, key=lambda a: a.key):
-        groups.setdefault((answer.positive, answer.negative), []).append(answer)
     with forward_of(model.network) as forward:
         likelihood = Likelihood(model, forward)
-        for prompts, group in sorted(groups.items(), key=lambda g: (len(g[0][0]), g[0])):
+        for group in groups:
             found = [(a.key, LogRatio(None, None)) for a in group if not a.tokens]
-            full = [a for a in group if a.tokens]
-            read = [a.tokens[:TOKENS] for a in full]
-            positive, negative = (
-                likelihood.log_probs(ids, read, head)
-                for ids, head in zip(prompts, heads, strict=True)
-            )
-            for answer, tokens, one, other in zip(full, read, positive, negative, strict=True):
-                found.append((answer.key, _ratio(one - other, tokens, masked)))
+            prompts: dict[tuple[Ids, Ids], list[Contrasted]] = {}
+            for answer in group:
+                if answer.tokens:
+                    prompts.setdefault((answer.positive, answer.negative), []).append(answer)
+            if prompts:
+                responses = [[a.tokens[:JUDGED_TOKENS] for a in own] for own in prompts.values()]
+                one, other = (
+                    likelihood.log_probs([both[side] for both in prompts], responses, heads[side])
+                    for side in (0, 1)
+                )
+                asked = chain(*prompts.values())
+                read = zip(asked, chain(*responses), chain(*one), chain(*other), strict=True)
+                for answer, tokens, positive, negative in read:
+                    found.append((answer.key, _ratio(positive - negative, tokens, masked)))
             yield found
             mx.clear_cache()
 

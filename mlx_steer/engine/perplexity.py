@@ -56,7 +56,7 @@ def perplexities(
         for ids, group in sorted(groups.items(), key=lambda g: (len(g[0]), g[0])):
             scored: list[tuple[str, float | None]] = [(a.key, None) for a in group if not a.tokens]
             full = [a for a in group if a.tokens]
-            read = likelihood.log_probs(ids, [a.tokens for a in full], group[0].head)
+            (read,) = likelihood.log_probs([ids], [[a.tokens for a in full]], group[0].head)
             scored += zip((a.key for a in full), map(_perplexity, read), strict=True)
             yield scored
             mx.clear_cache()

@@ -9,6 +9,7 @@ import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,18 +19,23 @@ from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.config import ExperimentConfig, ModelConfig
 from mlx_steer.engine.guard import load_model, traits_of
 from mlx_steer.engine.memory import is_memory_full
+from mlx_steer.engine.speed import decode_speed
 from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
-from mlx_steer.experiment.plan import batch_for
-from mlx_steer.experiment.program import Program, Stage
+from mlx_steer.experiment.pace import Pace, expected, machine_rates
+from mlx_steer.experiment.plan import batch_for, folders_in
+from mlx_steer.experiment.program import Program, Stage, answers
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.results import RunResults
 from mlx_steer.experiment.rows import Rows
+from mlx_steer.experiment.scoring import price, score
+from mlx_steer.experiment.sentence_scores import SentenceScores
 from mlx_steer.experiment.work import Work
 from mlx_steer.files import json_line
 from mlx_steer.judge import judge_response
+from mlx_steer.metrics.interim import interim
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
@@ -39,8 +45,12 @@ from mlx_steer.run.records import (
     BehaviorRecord,
     Choice,
     Manifest,
+    Speed,
     prompt_json,
 )
+
+# Enough steps for a median, in a time that nobody notices.
+_TIMED_ROWS, _TIMED_SECONDS = 16, 3.0
 
 
 def run_experiment(
@@ -76,15 +86,23 @@ def run_experiment(
         fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     run.write("config.yaml", config.to_yaml())
-    _write_inputs(run, behavior)
+    _write_inputs(run, config, behavior)
     progress.tell(str(fitting))
     run.log(str(fitting))
     if fitting.note is not None:
         diary.note(fitting.note)
-    work = Work(config, behavior, run, progress, BatchSize(fitting.rows, diary.note))
-    manifest = diary.begun(model, fitting.rows)
+    pace = Pace(progress, lambda: interim(run.folder))
+    pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
+    work = Work(config, behavior, run, pace, BatchSize(fitting.rows, diary.note))
+    before = run.read_record("manifest.json", Manifest)
+    # Written where they are known; a start that makes little keeps those of an earlier one.
+    known = {"rates": before.rates} if before and before.rates else {}
+    manifest = diary.begun(model, fitting.rows).model_copy(update=known)
     run.write_record("manifest.json", manifest)
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
+    if manifest.speed is None:
+        with diary.timed("speed"):
+            manifest = manifest.model_copy(update={"speed": _speed(model, work.batch.rows)})
     if config.judge_model is not None:
         judge = model if _same_model(config.judge_model, config.model) else None
         # Two large models do not fit in memory together: the first goes before the second comes.
@@ -93,21 +111,29 @@ def run_experiment(
             judge = judge or _loaded_alone(config.judge_model)
             diary.notes += judge_rows(work, config.judge_model, judge)
         manifest = manifest.model_copy(update={"judge_model": judge.info})
-    run.write_record("manifest.json", diary.finished(manifest, work.batch.rows))
+    manifest = diary.finished(manifest, work.batch.rows)
+    rates = machine_rates(fitting, pace.stages) or manifest.rates
+    run.write_record("manifest.json", manifest.model_copy(update={"rates": rates} if rates else {}))
     return run.folder
 
 
 def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare: bool) -> None:
     """Everything that is done with the steered model."""
+    rows, sentences = Rows(work, model), None
     with diary.timed("extract"):
-        results = RunResults(work, model)
+        if work.behavior.sentences is not None:
+            sentences = SentenceScores(work, model, rows)
+            work = replace(work, behavior=sentences.write())
+        results = RunResults(work, model, sentences)
+        rows.vectors = results.vectors
     program = Program(work.config, work.behavior, results)
-    rows = Rows(work, model, results.vectors)
 
     def carry_out(stages: Iterator[Stage]) -> None:
         for stage in stages:
             if stage.decoded:
                 rows.make(stage)
+                if sentences is not None:
+                    sentences.score(stage)
             else:
                 results.screen(stage, rows)
 
@@ -120,8 +146,15 @@ def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare:
         with diary.timed("compare"):
             carry_out(program.compare(choice))
             results.write_gates()
-    with diary.timed("score"):
-        rows.score()
+        with diary.timed("score"):
+            score(program.quoted(choice), work, model, rows)
+            if (priced := program.priced(choice)).items:  # two sentences have no other prompts
+                price(priced, work, model, rows)
+
+
+def _speed(model: Model, rows: int) -> Speed:
+    """Decoding without steering and with, in turn; measured once, beside the metrics."""
+    return Speed.model_validate(decode_speed(model, min(rows, _TIMED_ROWS), _TIMED_SECONDS))
 
 
 def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
@@ -152,9 +185,18 @@ def _recorded_revision(run: RunDirectory, name: str) -> str | None:
     return begun.model.revision if begun and begun.model.id.split(" ")[0] == name else None
 
 
-def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
-    run.write_record("behavior.json", BehaviorRecord.model_validate(behavior))
-    used = [p for p in behavior.prompts if p.split in ("select", "test")]
+def _write_inputs(run: RunDirectory, config: ExperimentConfig, behavior: Behavior) -> None:
+    before = run.read_record("behavior.json", BehaviorRecord)
+    record = BehaviorRecord.model_validate(behavior)
+    if before and before.sentences and record.sentences:  # until the judge is known anew
+        known, said = before.sentences, record.sentences
+        if (known.positive, known.negative) == (said.positive, said.negative):
+            kept = known.model_copy(update={"rules": said.rules})
+            record = record.model_copy(update={"sentences": kept})
+    run.write_record("behavior.json", record)
+    used = [p for p in behavior.prompts if p.split in ("select", "test", "facts")]
+    if behavior.sentences is not None:
+        used += [item for stage in answers(config, behavior) for item in stage.items]
     run.write("prompts.jsonl", "".join(json_line(prompt_json(p)) for p in used))
 
 
@@ -175,15 +217,23 @@ def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
     compared = [config.compare.system_prompt] if config.compare.system_prompt else []
     for name in [*config.sweep.system_prompts, *compared]:
         resolve_system_prompt(behavior.system_prompts, name)
+    if behavior.sentences is not None and config.sweep.strengths == "auto":
+        raise DataError(
+            "strengths: auto reads openings, which two sentences do not have; name some, such as "
+            "sweep.strengths: [1.0, 1.5, 2.0]"
+        )
     for split in ("select", "test"):
-        for name in ("target", "other"):
+        # Two sentences have no other prompts, unless one's own file gives some.
+        for name in ("target", "other") if behavior.sentences is None else ("target",):
             if not any((p.set, p.split) == (name, split) for p in behavior.prompts):
                 raise DataError(
                     f"the behavior {behavior.name} has no prompts of set {name} and split {split}, "
                     "and an experiment needs some of each; add them to its prompts.jsonl"
                 )
-    for item in behavior.prompts:
-        judge_response(behavior.judge, item, "I am not sure what to say about that.")
+    judge = behavior.judge if behavior.sentences is None else behavior.sentences.rules
+    for item in behavior.prompts if judge else ():
+        if item.split != "facts":
+            judge_response(judge or "", item, "I am not sure what to say about that.")
 
 
 @contextmanager
@@ -235,6 +285,7 @@ class _Diary:
     def begun(self, model: Model, rows: int) -> Manifest:
         """The manifest of a run that is not finished."""
         self.notes = [*_notes(model), *self.notes]
+        before = self._run.read_record("manifest.json", Manifest)
         return Manifest(
             format_version=FORMAT_VERSION,
             started=self._started,
@@ -246,6 +297,7 @@ class _Diary:
             hidden_size=model.hidden_size,
             dtype=str(model.dtype).removeprefix("mlx.core."),
             notes=tuple(self.notes),
+            speed=before.speed if before and before.model == model.info else None,
             **environment(),
         )
 

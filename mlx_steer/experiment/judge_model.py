@@ -156,12 +156,12 @@ def judge_rows(work: Work, config: JudgeModelConfig, judge: Model) -> list[str]:
 
 
 def _answered(data: RunData) -> dict[str, Answered]:
-    """The responses of a run's conditions by row key."""
+    """The responses of a run's conditions that rates are taken of, by row key."""
     return {
         key: Answered(key, data.prompts[prompt_id], data.rows[key].text)
         for condition in data.conditions
         for prompt_id, key in condition.rows.items()
-        if key in data.rows
+        if key in data.rows and data.prompts[prompt_id].split not in ("extract", "facts")
     }
 
 

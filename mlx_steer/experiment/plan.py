@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_steer.behaviors import Behavior
@@ -24,10 +25,10 @@ from mlx_steer.engine.memory import (
 from mlx_steer.errors import ConfigError, ModelError
 from mlx_steer.experiment.batch_size import BatchChoice, choose_batch, workload
 from mlx_steer.experiment.counts import Counts, StageCount
-from mlx_steer.experiment.duration import Rates, assumed_rates, measured_rates
+from mlx_steer.experiment.duration import Rates, learned_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
-from mlx_steer.experiment.program import Program, Stage
-from mlx_steer.experiment.stand_ins import StandIns
+from mlx_steer.experiment.program import Program, Stage, answers
+from mlx_steer.experiment.stand_ins import StandIns, stand_in_pairs
 from mlx_steer.model.machine import working_set, working_set_of_mac
 from mlx_steer.model.shape import Shape
 from mlx_steer.model.size import ModelSize
@@ -52,9 +53,9 @@ class Power:
         prompts: Test prompts of the set.
         base_rate: True rate under base.
         rise: Smallest rise that is found with 80 % power, tested alone; None if none is.
-        rise_corrected: The same among all comparisons with base, after correction.
+        rise_corrected: The same among all primary tests, after correction.
         fall: Smallest fall, tested alone.
-        fall_corrected: The same among all comparisons.
+        fall_corrected: The same among all primary tests.
     """
 
     set: str
@@ -99,12 +100,12 @@ class ExperimentPlan:
         model: As in the config.
         downloaded: Whether the model can be loaded without a download.
         stages: See `StageCount`.
-        comparisons: Conditions of the comparison that are tested against base.
+        comparisons: Primary tests: the chosen plain and the chosen gated cell against base.
         power: See `Power`.
         batch_size: The config's if it fits, or what does; if sizes are unknown, the config's.
         memory: None if the model's sizes are unknown.
-        rates: None if the model's sizes are unknown.
-        seconds: By stage, at most; empty if the model's sizes are unknown.
+        rates: None if no earlier run tells.
+        seconds: By stage, at most; empty without rates.
         notes: What a person should know.
     """
 
@@ -125,12 +126,15 @@ class ExperimentPlan:
         return asdict(self)
 
 
-def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> ExperimentPlan:
+def plan_experiment(
+    config: ExperimentConfig, *, measure: bool = False, runs: Path = Path("runs")
+) -> ExperimentPlan:
     """Count an experiment's rows and estimate what they can show and take.
 
     Args:
         config: The experiment.
-        measure: Load the model and time it, instead of assuming speeds.
+        measure: Load the model and time it, instead of learning speeds from earlier runs.
+        runs: Where earlier runs are.
 
     Raises:
         ConfigError: If the config asks for layers that cannot be known yet or have no vector, or
@@ -148,8 +152,7 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         )
     found = _counted(config, behavior, facts)
     compared = next(stage for stage in found.stages if stage.name == "compare")
-    tested_against_base = [s for s in found.stages if s.name in ("compare", "both")]
-    comparisons = sum(c.kind != "base" for s in tested_against_base for c in s.conditions)
+    comparisons = len({c.kind for c in compared.conditions} & {"steering", "gated"})
     tested = Counter(item.set for item in compared.items)
     batch_size, memory, rates = config.generation.batch_size, None, None
     notes = [*facts.notes]
@@ -164,7 +167,10 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
             notes.append(f"Not for this machine: {error}.")  # but perhaps for another
         else:
             batch_size = choice.rows
-            rates = _rates(config, facts.size, found.counts, batch_size, measure)
+            if measure:
+                rates = _measured(config, found.counts, batch_size)
+            else:
+                rates = learned_rates(facts.size, folders_in(runs))
             notes += [choice.note] if choice.note else []
             notes += _warnings(memory)
     return ExperimentPlan(
@@ -177,7 +183,7 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         batch_size=batch_size,
         memory=memory,
         rates=rates,
-        seconds={count.name: _seconds(count, rates) for count in found.counts} if rates else {},
+        seconds={c.name: round(seconds(c, rates), 1) for c in found.counts} if rates else {},
         notes=tuple(notes),
     )
 
@@ -209,7 +215,8 @@ def batch_for(
     size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
     facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
     found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
-    return choose_batch(config, size, workload(config, found.counts), working_set())
+    choice = choose_batch(config, size, workload(config, found.counts), working_set())
+    return replace(choice, counts=found.counts, size=size)
 
 
 @dataclass(frozen=True)
@@ -233,17 +240,28 @@ def _counted(
     program = Program(config, behavior, known)
     stages = list(program.search()) if sweep else []
     stages += program.compare(known.choice() if sweep else None) if compare else ()
+    if behavior.sentences is not None:
+        behavior = replace(behavior, pairs=stand_in_pairs(config, behavior))
     counts = Counts(behavior, facts, config.generation.max_tokens)
     made = [counts.stage(stage) for stage in stages]
     before = []
     if config.extract.vectors is None:
         shuffled = [c for stage in stages for c in stage.conditions if c.kind == "shuffled"]
-        tops = [max(known.vectors), *(c.interventions[0].layer for c in shuffled)]
+        tops = [max(known.vectors), *(c.interventions[-1].layer for c in shuffled)]
         before.append(counts.extraction(tops))
+    if behavior.sentences is not None:
+        before += [counts.stage(stage) for stage in answers(config, behavior)]
+        asked = [c for c in (*before[-config.extract.answers :], *made) if c.decoded]
+        made.append(counts.judging([c for c in asked if c.name != "facts"]))
     if config.gate is not None:
         before.append(counts.gates(stages))
-    scored = counts.scoring([count for count in made if count.decoded])
-    return _Counted(tuple(stages), (*before, *made, scored), max(known.vectors))
+    if compare:
+        chosen = known.choice() if sweep else None
+        scored, priced = program.quoted(chosen), program.priced(chosen)
+        made.append(counts.scoring(scored))
+        if priced.items:  # two sentences have no other prompts
+            made.append(counts.pricing(priced))
+    return _Counted(tuple(stages), (*before, *made), max(known.vectors))
 
 
 def _memory(
@@ -263,24 +281,24 @@ def _memory(
     )
 
 
-def _rates(
-    config: ExperimentConfig,
-    size: ModelSize,
-    counts: Sequence[StageCount],
-    batch_size: int,
-    measure: bool,
-) -> Rates:
+def folders_in(runs: Path) -> list[Path]:
+    """The directories in one, run directories among them; none if it does not exist."""
+    try:
+        return sorted(path for path in runs.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def seconds(count: StageCount, rates: Rates) -> float:
+    """What a stage takes at most."""
+    return count.read / rates.read + count.decoded / rates.decode
+
+
+def _measured(config: ExperimentConfig, counts: Sequence[StageCount], batch_size: int) -> Rates:
     made = [count for count in counts if count.decoded]
     rows = sum(count.rows for count in made)
     prompt = round(sum(count.prompt_tokens for count in made) / max(1, rows))
-    at_once = max(1, min(batch_size, rows))
-    if measure:
-        return measured_rates(config.model, at_once, prompt)
-    return assumed_rates(size, at_once, prompt + config.generation.max_tokens)
-
-
-def _seconds(count: StageCount, rates: Rates) -> float:
-    return round(count.read / rates.read + count.decoded / rates.decode, 1)
+    return measured_rates(config.model, max(1, min(batch_size, rows)), prompt)
 
 
 def _warnings(memory: MemoryPlan) -> list[str]:

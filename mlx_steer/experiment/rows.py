@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Gate, digest, gates_open
 from mlx_steer.engine.complete import completions
 from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
-from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
@@ -17,7 +17,7 @@ from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import gate_scores
 from mlx_steer.model.load import Model
-from mlx_steer.run.records import ConditionRecord, Conditions, Row, Score
+from mlx_steer.run.records import ConditionRecord, Conditions, Row
 from mlx_steer.vectors import SteeringVectorSet
 
 # Part of every row's key: raise it when the same inputs come to mean other rows.
@@ -39,19 +39,19 @@ class Rows:
     Args:
         work: The experiment.
         model: The model.
-        vectors: Give the mean hidden-state norms that relative doses refer to.
     """
 
-    def __init__(self, work: Work, model: Model, vectors: SteeringVectorSet) -> None:
+    vectors: SteeringVectorSet | None = None
+    """Give the mean hidden-state norms that relative doses refer to; of conditions that steer."""
+
+    def __init__(self, work: Work, model: Model) -> None:
         """See the class."""
-        generation = work.config.generation
+        self._generation = work.config.generation
         self._run = work.run
         self._progress = work.progress
         self._batch = work.batch
         self._names = {text: name for name, text in work.behavior.system_prompts.items()}
         self._model = model
-        self._vectors = vectors
-        self._sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
         self._records: dict[str, ConditionRecord] = {}
         self._effect_of: dict[str, dict[str, object]] = {}
         self._prompt_ids: dict[str, tuple[int, ...]] = {}
@@ -63,8 +63,10 @@ class Rows:
     def make(self, stage: Stage) -> None:
         """Make every row of a stage that the run does not hold yet."""
         jobs: dict[str, tuple[Job, PromptItem]] = {}
+        made = stage.generation or self._generation
+        sampling = Sampling(made.max_tokens, made.temperature, made.seed)
         for condition in stage.conditions:
-            for key, work in self._jobs(condition, stage.items).items():
+            for key, work in self._jobs(condition, stage.items, sampling).items():
                 # Conditions that come to the same for a prompt, such as strength 0 and base,
                 # share its row.
                 jobs.setdefault(key, work)
@@ -76,17 +78,18 @@ class Rows:
         done: set[str] = set()
 
         def generate(rows: int) -> None:
-            self._generate([job for job in todo if job.key not in done], jobs, done, rows)
+            left = [job for job in todo if job.key not in done]
+            self._generate(left, jobs, done, sampling, rows)
 
         self._batch.retried(generate)
 
     def _jobs(
-        self, condition: Condition, items: Sequence[PromptItem]
+        self, condition: Condition, items: Sequence[PromptItem], sampling: Sampling
     ) -> dict[str, tuple[Job, PromptItem]]:
         """A condition's rows by key: what the engine is to run for each prompt; recorded."""
         record = self._record(condition)
         ids = {item.id: prompt_ids(self._model, item, condition.system_prompt) for item in items}
-        self._check_lengths(condition, ids)
+        self._check_lengths(condition, ids, sampling)
         self._prompts_under.setdefault(condition.system_prompt, set()).update(ids.values())
         scores = {gate.name: self._scores_of(gate, ids) for gate in condition.gates}
         effects = _effects(condition, scores, ids)
@@ -94,7 +97,7 @@ class Rows:
         keys: dict[str, str] = {}
         for item in items:
             own, effect = ids[item.id], effects[item.id]
-            key = keys[item.id] = row_key(self._model, own, effect, self._sampling)
+            key = keys[item.id] = row_key(self._model, own, effect, sampling)
             self._prompt_ids[key] = own
             jobs.setdefault(key, (Job(key, own, effect), item))
         self._records[condition.name] = record.with_rows(keys, scores)
@@ -105,6 +108,7 @@ class Rows:
         todo: Sequence[Job],
         jobs: Mapping[str, tuple[Job, PromptItem]],
         done: set[str],
+        sampling: Sampling,
         rows: int,
     ) -> None:
         """Generate rows, so many at a time; whatever ends it, those in `done` are on disk."""
@@ -124,7 +128,7 @@ class Rows:
             self._run.append("rows.jsonl", taken)
 
         try:
-            for one in completions(self._model, todo, self._sampling, rows, on_tokens):
+            for one in completions(self._model, todo, sampling, rows, on_tokens):
                 finished.append(row_of(one, *jobs[one.key]))
                 done.add(one.key)
                 self._progress.advance(units=1)
@@ -165,27 +169,22 @@ class Rows:
         self._batch.retried(read)
         return found
 
-    def score(self) -> None:
-        """Perplexity of every row under the unsteered model, given the row's own prompt."""
-        held = {s.key for s in self._run.read("scores.jsonl", Score) if s.says("perplexity")}
-        head_of = {
+    def key(self, condition: str, prompt_id: str) -> str:
+        """The key of a prompt's row under a condition of a stage that was made."""
+        return self._records[condition].rows[prompt_id]
+
+    def ids(self, key: str) -> tuple[int, ...]:
+        """The prompt's token ids of a row."""
+        return self._prompt_ids[key]
+
+    def heads(self) -> dict[tuple[int, ...], int]:
+        """By prompt: so many of its first tokens are those of all that have its system prompt."""
+        return {
             ids: common_head(list(prompts))
             for prompts in self._prompts_under.values()
             if len(prompts) > 1
             for ids in prompts
         }
-        answers = [
-            Answer(row.key, ids, row.tokens, head_of.get(ids, 0))
-            for row in self._run.read("rows.jsonl", Row)
-            if (ids := self._prompt_ids.get(row.key)) is not None
-        ]
-        # A prompt's responses are scored together or not at all: their digits depend on it.
-        todo = {a.ids for a in answers if a.key not in held}
-        self._progress.stage("score", len(answers), sum(a.ids not in todo for a in answers))
-        for scored in perplexities(self._model, [a for a in answers if a.ids in todo]):
-            fresh = [Score(key=k, perplexity=p) for k, p in scored if k not in held]
-            self._run.append("scores.jsonl", fresh)
-            self._progress.advance(units=len(scored))
 
     def _scores_of(self, gate: Gate, ids: dict[str, tuple[int, ...]]) -> dict[str, float]:
         """The gate's score minus its threshold for each prompt, read once for all conditions."""
@@ -196,17 +195,20 @@ class Rows:
             self._gate_scores |= {(name, i): s for i, s in zip(unread, scores, strict=True)}
         return {n: self._gate_scores[name, i] for n, i in ids.items()}
 
-    def _check_lengths(self, condition: Condition, ids: dict[str, tuple[int, ...]]) -> None:
+    def _check_lengths(
+        self, condition: Condition, ids: dict[str, tuple[int, ...]], sampling: Sampling
+    ) -> None:
         """Before gates read the prompts, and by a name that a person can find."""
         for name, tokens in ids.items():
             what = f"the prompt {name} under the condition {condition.name!r}"
-            if reason := too_long(self._model, what, len(tokens), self._sampling.max_tokens):
+            if reason := too_long(self._model, what, len(tokens), sampling.max_tokens):
                 raise GenerationError(reason)
 
     def _record(self, condition: Condition) -> ConditionRecord:
         name, effect = condition.name, condition.key()
+        vectors = cast(SteeringVectorSet, self.vectors)  # asked for by interventions alone
         if name not in self._records:
-            self._records[name] = ConditionRecord.of(condition, self._vectors, self._names)
+            self._records[name] = ConditionRecord.of(condition, vectors, self._names)
             self._effect_of[name] = effect
         if effect != self._effect_of[name]:
             raise ConfigError(

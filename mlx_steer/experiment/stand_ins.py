@@ -7,17 +7,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mlx_steer.behaviors import Behavior
+from mlx_steer.bands import layers_of
+from mlx_steer.behaviors import Behavior, ContrastPair
 from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig
 from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.model_facts import ModelFacts
-from mlx_steer.experiment.program import Stage, Vectors
+from mlx_steer.experiment.program import Stage, Vectors, answers
 from mlx_steer.metrics.choose import better_half
 from mlx_steer.run.records import Choice
 from mlx_steer.vectors import SteeringVector, load_vectors
 from mlx_steer.words import Kind
+
+# A strength that nobody names.
+_SOME = 0.123
 
 # Of stand-ins for vectors that are not extracted yet; as many as keep random ones apart.
 _SIZE = 16
@@ -52,9 +57,9 @@ class StandIns:
         """A stand-in: which prompts open it is not known."""
         return Gate(0, stand_in(0).array, 0.0)
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        """A stand-in."""
-        return stand_in(layer, seed=1)
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
+        """Stand-ins."""
+        return [stand_in(layer, seed=1) for layer in layers]
 
     def kept(self, screened: Stage, keep: int) -> frozenset[str]:
         """Of each kind of cell so many, and those that take most.
@@ -64,6 +69,13 @@ class StandIns:
         """
         cells = [c for c in screened.conditions if c.interventions]
         return _most_work(cells, lambda kind: keep)
+
+    def harmless(self, read: Stage) -> frozenset[str]:
+        """None: so a search for doses reads most."""
+        return frozenset()
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        """Nothing is recorded."""
 
     def ahead(self, decoded: Stage) -> frozenset[str]:
         """Of each kind the half that takes most."""
@@ -78,8 +90,10 @@ class StandIns:
         if there is one; and the longest system prompt.
         """
         sweep, asked = self._config.sweep, self._config.compare.strengths
-        swept = [s for s in sweep.strengths if s != 0]
+        named = (_SOME,) if sweep.strengths == "auto" else sweep.strengths
+        swept = [s for s in named if s != 0]
         new = [s for s in swept if s not in asked]
+        places = sweep.layers or tuple(self.vectors)
         names = self._behavior.system_prompts
         longest = max(
             sweep.system_prompts,
@@ -87,7 +101,7 @@ class StandIns:
             default=None,
         )
         return Choice(
-            layer=min(self.layer(i) for i in sweep.layers or self.vectors),
+            layer=min(places, key=lambda one: min(map(self.layer, layers_of(one)))),
             strength=(new or swept)[0],
             system_prompt=longest,
         )
@@ -133,6 +147,16 @@ def stand_in(layer: int, seed: int = 0) -> SteeringVector:
     rng = np.random.default_rng([_SIZE, seed, layer, 1])
     array = rng.standard_normal(_SIZE).astype(np.float32)
     return SteeringVector(layer, array, 1.0)
+
+
+def stand_in_pairs(config: ExperimentConfig, behavior: Behavior) -> tuple[ContrastPair, ...]:
+    """As many pairs as the model may write, as long as they may be."""
+    text = "word " * config.extract.answer_tokens
+    return tuple(
+        ContrastPair(item.id, item.prompt, f"{text}one", f"{text}two")
+        for stage in answers(config, behavior)
+        for item in stage.items
+    )
 
 
 def effect_of(condition: Condition) -> str:

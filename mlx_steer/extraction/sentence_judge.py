@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from mlx_steer.behaviors import PromptItem, Sentences
 from mlx_steer.conditions import digest
 from mlx_steer.engine.jobs import too_long
-from mlx_steer.engine.log_ratio import TOKENS, Contrasted, LogRatio, log_ratios, tokens_of
+from mlx_steer.engine.log_ratio import Contrasted, LogRatio, log_ratios, tokens_of, units
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.errors import DataError
 from mlx_steer.model.load import Model
+from mlx_steer.sentences import JUDGED_TOKENS
 
 
 class SentenceJudge:
@@ -41,7 +42,7 @@ class SentenceJudge:
         for place, side in enumerate(("positive", "negative")):
             longest = max(len(ids[place]) for ids in self._ids.values())
             what = f"the longest prompt under the {side} sentence"
-            if reason := too_long(model, what, longest, TOKENS):
+            if reason := too_long(model, what, longest, JUDGED_TOKENS):
                 raise DataError(reason.replace("the prompt or lower max_tokens", "the sentence"))
         self._heads = tuple(
             common_head([ids[place] for ids in self._ids.values()]) if len(items) > 1 else 0
@@ -53,18 +54,19 @@ class SentenceJudge:
                 "model": model.identity,
                 "template": model.chat.sha256,
                 "sentences": both,
-                "tokens": TOKENS,
+                "tokens": JUDGED_TOKENS,
             }
         )[:12]
 
     def ratios(
-        self, responses: Sequence[tuple[str, PromptItem, str]]
+        self, responses: Sequence[tuple[str, PromptItem, str]], held: Collection[str] = ()
     ) -> Iterator[list[tuple[str, LogRatio]]]:
-        """Log-ratios of responses, those to one prompt together.
+        """Log-ratios of responses, some at a time.
 
         Args:
-            responses: Key, prompt and text; of each prompt all that belong together, since their
-                last digits depend on one another.
+            responses: Key, prompt and text of all that belong together, since their last digits
+                depend on one another.
+            held: Keys that need not be read.
         """
         told = []
         for key, item, text in responses:
@@ -72,4 +74,5 @@ class SentenceJudge:
             told.append(
                 Contrasted(key, positive, negative, tuple(self._model.chat.response_ids(text)))
             )
-        yield from log_ratios(self._model, told, (self._heads[0], self._heads[1]), self._masked)
+        todo = [group for group in units(told) if any(a.key not in held for a in group)]
+        yield from log_ratios(self._model, todo, (self._heads[0], self._heads[1]), self._masked)

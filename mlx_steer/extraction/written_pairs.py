@@ -11,9 +11,10 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import fsum
 
 from mlx_steer.behaviors import Behavior, ContrastPair, PromptItem, Sentences, pairs_sha256
-from mlx_steer.behaviors.two_sentences import opposed
+from mlx_steer.behaviors.two_sentences import NEGATIVE, POSITIVE, opposed, pair_id
 from mlx_steer.conditions import Condition
 from mlx_steer.config import BATCH_SIZE, ExtractConfig
 from mlx_steer.engine.complete import completions
@@ -25,8 +26,10 @@ from mlx_steer.extraction.sentence_judge import SentenceJudge
 from mlx_steer.files import json_line
 from mlx_steer.judge import COHERENCE_THRESHOLD
 from mlx_steer.judge.coherence import coherence
-from mlx_steer.judge.log_ratio import LEAST_AUC, Calibration, calibrated
+from mlx_steer.judge.log_ratio import LEAST_AUC, Calibration, Pair, calibrated
 from mlx_steer.model.load import Model
+from mlx_steer.sentences import ANSWERS_TEMPERATURE
+from mlx_steer.stats import auc
 from mlx_steer.vectors import SteeringVectorSet
 from mlx_steer.vectors.metadata import PAIRS_FILE, WrittenInfo
 from mlx_steer.words import TokenPosition
@@ -34,10 +37,7 @@ from mlx_steer.words import TokenPosition
 FEWEST_PAIRS = 10
 """Fewer contrast pairs make no vector worth the name."""
 
-SAMPLED_AT = 0.7
-"""The temperature of answers where there are several to a question; a single one is greedy."""
-
-SIDES = ("positive", "negative")
+SIDES = (POSITIVE, NEGATIVE)
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Replies:
         question: What was asked.
         texts: The answers under the positive and the negative sentence.
         ratios: Their log-ratios; None for an answer without tokens.
+        masked: The same without the tokens that the sentences have too.
     """
 
     id: str
     question: PromptItem
     texts: tuple[str, str]
     ratios: tuple[float | None, float | None]
+    masked: tuple[float | None, float | None] = (None, None)
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,16 @@ class Written:
     Attributes:
         pairs: Those that are kept.
         calibration: The judge, from all coherent answers.
+        masked_auc: The area as in `calibration`, without the tokens that the sentences have too.
+        half_way: The middle between the means of both sides' log-ratios.
         dropped: How many pairs were left out, by reason.
         info: All of it as the vectors' metadata say it.
     """
 
     pairs: tuple[ContrastPair, ...]
     calibration: Calibration
+    masked_auc: float | None
+    half_way: float
     dropped: dict[str, int]
     info: WrittenInfo
 
@@ -93,14 +99,9 @@ def samplings(config: ExtractConfig, seed: int = 0) -> list[Sampling]:
     if config.answers == 1:
         return [Sampling(config.answer_tokens)]
     return [
-        Sampling(config.answer_tokens, SAMPLED_AT, seed + number)
+        Sampling(config.answer_tokens, ANSWERS_TEMPERATURE, seed + number)
         for number in range(config.answers)
     ]
-
-
-def pair_id(question: PromptItem, number: int) -> str:
-    """The name of the pair of a question's answers, counted from 0."""
-    return question.id if number == 0 else f"{question.id}.{number + 1}"
 
 
 def written(
@@ -118,35 +119,12 @@ def written(
     Raises:
         DataError: If the judge does not tell the answers apart, or too few pairs are left.
     """
-    fluent = [
-        (one, (one.ratios[0], one.ratios[1]))
-        for one in replies
-        if all(coherence(text) >= COHERENCE_THRESHOLD for text in one.texts)
-        and one.ratios[0] is not None
-        and one.ratios[1] is not None
-    ]
-    dropped = {"incoherent": len(replies) - len(fluent)}
+    fluent, numbers = _fluent(replies, model)
+    found = _told_apart(replies, fluent, numbers, model)
+    kept = [one for one, told in zip(fluent, found.told, strict=True) if told]
     least = min(FEWEST_PAIRS, len(replies))
-    if len(fluent) < max(2, least):
-        raise DataError(
-            f"only {len(fluent)} of {len(replies)} pairs of answers by {model} are coherent, and "
-            f"{least} are needed; {_examples(replies)}; use other sentences or a larger model"
-        )
-    numbers = [ratios for _, ratios in fluent]
-    found = calibrated(numbers, [one.question.id for one, _ in fluent])
-    if found.auc.value < LEAST_AUC:
-        same = sum(one.texts[0] == one.texts[1] for one in replies)
-        alike = f" ({same} of {len(replies)} answers are the same)" if same else ""
-        raise DataError(
-            f"{model} cannot tell the two sentences' answers apart{alike}: AUC "
-            f"{found.auc.value:.2f} on {len(fluent)} questions, at least {LEAST_AUC} is needed; "
-            f"{_examples(replies)}; use sentences that are further apart, or a model that follows "
-            "system prompts better"
-        )
-    kept = [one for (one, _), told in zip(fluent, found.told, strict=True) if told]
-    dropped["not told apart"] = len(fluent) - len(kept)
     if len(kept) < least:
-        others = [one for (one, _), told in zip(fluent, found.told, strict=True) if not told]
+        others = [one for one, told in zip(fluent, found.told, strict=True) if not told]
         raise DataError(
             f"only {len(kept)} of {len(replies)} pairs of answers by {model} are told apart, and "
             f"{least} are needed; {_examples(others)}; use sentences that are further apart, or "
@@ -155,7 +133,10 @@ def written(
     pairs = tuple(
         ContrastPair(one.id, one.question.prompt, *one.texts, one.question.category) for one in kept
     )
-    sampling = samplings(config, seed)[0]
+    dropped = {
+        "incoherent": len(replies) - len(fluent),
+        "not told apart": len(fluent) - len(kept),
+    }
     info = WrittenInfo(
         file=PAIRS_FILE,
         sha256=hashlib.sha256(pairs_file(pairs)).hexdigest(),
@@ -164,13 +145,58 @@ def written(
         questions=len({one.question.id for one in replies}),
         answers=config.answers,
         answer_tokens=config.answer_tokens,
-        temperature=sampling.temperature,
+        temperature=samplings(config, seed)[0].temperature,
         seed=seed,
         dropped=dropped,
         threshold=found.threshold,
         auc=round(found.auc.value, 6),
     )
-    return Written(pairs, found, dropped, info)
+    masked = [(p, n) for p, n in (one.masked for one in fluent) if p is not None and n is not None]
+    return Written(
+        pairs,
+        found,
+        auc([x for pair in masked for x in pair], [True, False] * len(masked)) if masked else None,
+        fsum(x for pair in numbers for x in pair) / (2 * len(numbers)),
+        dropped,
+        info,
+    )
+
+
+def _fluent(replies: Sequence[Replies], model: str) -> tuple[list[Replies], list[Pair]]:
+    """The replies of which both answers are coherent, and their log-ratios."""
+    fluent: list[Replies] = []
+    numbers: list[Pair] = []
+    for one in replies:
+        positive, negative = one.ratios
+        if positive is None or negative is None:
+            continue
+        if all(coherence(text) >= COHERENCE_THRESHOLD for text in one.texts):
+            fluent.append(one)
+            numbers.append((positive, negative))
+    least = min(FEWEST_PAIRS, len(replies))
+    if len(fluent) < max(2, least):
+        raise DataError(
+            f"only {len(fluent)} of {len(replies)} pairs of answers by {model} are coherent, and "
+            f"{least} are needed; {_examples(replies)}; use other sentences or a larger model"
+        )
+    return fluent, numbers
+
+
+def _told_apart(
+    replies: Sequence[Replies], fluent: Sequence[Replies], numbers: Sequence[Pair], model: str
+) -> Calibration:
+    """The judge, if it tells the two sides apart at all."""
+    found = calibrated(numbers, [one.question.id for one in fluent])
+    if found.auc.value >= LEAST_AUC:
+        return found
+    same = sum(one.texts[0] == one.texts[1] for one in replies)
+    alike = f" ({same} of {len(replies)} answers are the same)" if same else ""
+    raise DataError(
+        f"{model} cannot tell the two sentences' answers apart{alike}: AUC "
+        f"{found.auc.value:.2f} on {len(fluent)} pairs of answers, at least {LEAST_AUC} is needed; "
+        f"{_examples(replies)}; use sentences that are further apart, or a model that follows "
+        "system prompts better"
+    )
 
 
 def write_pairs(
@@ -208,22 +234,20 @@ def write_pairs(
                 what = f"the question {item.id} under the {side} sentence"
                 if reason := too_long(model, what, len(ids), sampling.max_tokens):
                     raise DataError(reason)
-                jobs.append(Job(f"{side} {pair_id(item, number)}", ids, condition))
+                jobs.append(Job(f"{side} {pair_id(item.id, number)}", ids, condition))
         for done in completions(model, jobs, sampling, batch_size, on_tokens):
             side, _, name = done.key.partition(" ")
             texts[side, name] = done.text
-    asked = [(pair_id(item, n), item) for n in range(config.answers) for item in questions]
+    asked = [(pair_id(item.id, n), item) for n in range(config.answers) for item in questions]
     told = [(f"{side} {name}", item, texts[side, name]) for name, item in asked for side in SIDES]
-    ratios = {key: ratio.value for part in judge.ratios(told) for key, ratio in part}
-    replies = [
-        Replies(
-            name,
-            item,
-            (texts[SIDES[0], name], texts[SIDES[1], name]),
-            (ratios[f"{SIDES[0]} {name}"], ratios[f"{SIDES[1]} {name}"]),
+    ratios = {key: ratio for part in judge.ratios(told) for key, ratio in part}
+    replies = []
+    for name, item in asked:
+        one, other = (ratios[f"{side} {name}"] for side in SIDES)
+        both = (texts[SIDES[0], name], texts[SIDES[1], name])
+        replies.append(
+            Replies(name, item, both, (one.value, other.value), (one.masked, other.masked))
         )
-        for name, item in asked
-    ]
     return written(replies, sentences, config, seed, model.info.id)
 
 

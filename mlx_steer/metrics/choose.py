@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from mlx_steer.bands import LayerOrBand, layer_order
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
 from mlx_steer.metrics.verdicts import Scored, rows_of
@@ -23,21 +24,23 @@ class Cell:
 
     Attributes:
         condition: Its name.
-        layer: The steered layer; None without steering.
+        layer: The steered layer or band; None without steering.
         strength: The factor on the raw vector; None without steering.
         target: Share of target prompts that show the behavior.
         false_positive: Share of other prompts that show it; borderline prompts do not count here.
         coherence: Mean over all rows, borderline ones too; nan without rows.
         incoherent: Share of incoherent ones among all rows.
+        others: Whether there are other prompts at all.
     """
 
     condition: str
-    layer: int | None
+    layer: LayerOrBand | None
     strength: float | None
     target: Rate
     false_positive: Rate
     coherence: float
     incoherent: Rate
+    others: bool = True
 
     @property
     def rows(self) -> int:
@@ -46,8 +49,13 @@ class Cell:
 
     @property
     def complete(self) -> bool:
-        """Whether there are rows of both sets, so that the cell can be compared."""
-        return self.target.n > 0 and self.false_positive.n > 0
+        """Whether there are rows of each set there is, so that the cell can be compared."""
+        return self.target.n > 0 and (self.false_positive.n > 0 or not self.others)
+
+    @property
+    def gap(self) -> float:
+        """Target rate minus false positive rate; without other prompts the target rate."""
+        return self.target.value - (self.false_positive.value if self.others else 0.0)
 
 
 def cell_of(
@@ -86,7 +94,22 @@ def cell_of(
         false_positive=wilson(sum(s.verdict == "shown" for s in other), len(other)),
         coherence=math.fsum(s.coherence for _, s in rows) / len(rows) if rows else math.nan,
         incoherent=wilson(sum(s.verdict == "incoherent" for _, s in rows), len(rows)),
+        others=any((i.set, i.split) == ("other", split) for i in run.prompts.values()),
     )
+
+
+def held_to(run: RunData, scored: Mapping[str, Scored], base: Cell, split: Split) -> Cell:
+    """The base cell, as other cells are held to it.
+
+    Of a behavior of two sentences with the lower coherence of base and the positive prompt: what
+    is aimed at need not read as smoothly as base does.
+    """
+    if run.behavior.sentences is None:
+        return base
+    prompts = [c for c in run.conditions if c.system_text == run.behavior.sentences.positive]
+    aims = [cell_of(run, scored, c, split) for c in prompts if c.kind == "prompt"]
+    lowest = min([base.coherence, *(a.coherence for a in aims if a.target.n)])
+    return replace(base, coherence=lowest)
 
 
 def broken_limits(cell: Cell, base: Cell, limits: Limits) -> tuple[str, ...]:
@@ -139,7 +162,7 @@ def leaders(cells: Sequence[Cell], base: Cell, limits: Limits) -> list[Cell]:
     to the limits themselves would drop good cells by chance.
     """
 
-    def place(cell: Cell) -> tuple[bool, Fraction, float, Fraction, int]:
+    def place(cell: Cell) -> tuple[bool, Fraction, float, Fraction, tuple[int, int]]:
         allowed = base.false_positive.value + limits.false_positives
         hopeless = (
             cell.false_positive.low > allowed + _SLACK
@@ -161,9 +184,8 @@ def choose_system_prompt(cells: Sequence[Cell], base: Cell, limits: Limits) -> t
     return choose_cell(cells, base, limits)
 
 
-def _then(cell: Cell) -> tuple[float, Fraction, int]:
-    layer = -1 if cell.layer is None else cell.layer
-    return (abs(cell.strength or 0.0), _exact(cell.false_positive), layer)
+def _then(cell: Cell) -> tuple[float, Fraction, tuple[int, int]]:
+    return (abs(cell.strength or 0.0), _exact(cell.false_positive), layer_order(cell.layer))
 
 
 def _gap(cell: Cell) -> Fraction:
@@ -172,4 +194,4 @@ def _gap(cell: Cell) -> Fraction:
 
 def _exact(rate: Rate) -> Fraction:
     # In floating point 0.3 - 0.1 and 0.2 differ, which would decide ties by rounding.
-    return Fraction(rate.count, rate.n)
+    return Fraction(rate.count, rate.n) if rate.n else Fraction(0)

@@ -7,6 +7,7 @@ Holm's method for its own size, for target, other and borderline prompts apart.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.metrics.halves import Detectable, Primary
 from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.metrics.metrics_file import (
@@ -101,7 +102,7 @@ def controls(data: ScoredRun, conditions: Sequence[ConditionRecord]) -> Controls
         data, {name: (data.shown(a), data.shown(b)) for name, (a, b) in pairs.items()}, pairs
     )
     cells = {c.name: data.cell(c, "test") for pair in pairs.values() for c in pair}
-    gaps = {name: cell.target.value - cell.false_positive.value for name, cell in cells.items()}
+    gaps = {name: cell.gap for name, cell in cells.items()}
     random = [(c.name, r.name) for c, r in pairs.values() if c.kind == "random"]
     return Controls(
         conditions=tuple(
@@ -214,5 +215,5 @@ def _paired(
     )
 
 
-def _cell(condition: ConditionRecord) -> tuple[int | None, float | None]:
+def _cell(condition: ConditionRecord) -> tuple[LayerOrBand | None, float | None]:
     return condition.layer, condition.strength

@@ -6,7 +6,7 @@ under two conditions.
 
 from collections.abc import Mapping, Sequence
 
-from mlx_steer.metrics.choose import broken_limits
+from mlx_steer.metrics.choose import broken_limits, held_to
 from mlx_steer.metrics.compare import (
     against_base,
     against_plain,
@@ -14,6 +14,7 @@ from mlx_steer.metrics.compare import (
     controls,
     detectable,
 )
+from mlx_steer.metrics.decide import decide
 from mlx_steer.metrics.gate_numbers import (
     FixedAnswer,
     fixed_answer_numbers,
@@ -29,7 +30,7 @@ from mlx_steer.metrics.halves import (
     Sweep,
     SweptCondition,
 )
-from mlx_steer.metrics.measure import ScoredRun, measure
+from mlx_steer.metrics.measure import ScoredRun, measure, price, price_floor
 from mlx_steer.metrics.metrics_file import (
     Agreement,
     JudgeAgreement,
@@ -41,6 +42,7 @@ from mlx_steer.metrics.metrics_file import (
 )
 from mlx_steer.metrics.numbers import MEASURES
 from mlx_steer.metrics.primary import by_rule, primary
+from mlx_steer.metrics.sentence_numbers import sentence_numbers
 from mlx_steer.metrics.verdicts import Scored, judged
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import BehaviorRecord, Choice, ConditionRecord, GatedChoice
@@ -61,6 +63,8 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
     data = ScoredRun(run, judged(run) if scored is None else scored)
     tested = data.with_rows("test")
     main = primary(data, tested)
+    select, test = _select(data), _test(data, tested, main)
+    against, other = against_prompt(data, tested, main), controls(data, tested)
     return Metrics(
         behavior=_words(run.behavior),
         model=run.manifest.model,
@@ -68,13 +72,15 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
         vectors=_vectors(run),
         limits=run.config.sweep.limits,
         alpha=run.config.statistics.alpha,
-        select=_select(data),
-        test=_test(data, tested, main),
-        against_prompt=against_prompt(data, tested, main),
+        select=select,
+        test=test,
+        against_prompt=against,
         against_plain=tuple(against_plain(data, tested, main)),
         gates=tuple(gates(data)),
-        controls=controls(data, tested),
+        controls=other,
         judge=_agreement(list(data.scored.values())),
+        sentences=sentence_numbers(data, [c.name for c in tested]),
+        answer=decide(data, select, test, against, other),
     )
 
 
@@ -104,7 +110,9 @@ def _vectors(run: RunData) -> VectorNumbers | None:
     vectors = run.vectors
     if vectors is None:
         return None
-    strengths = sorted({*run.config.sweep.strengths, *run.config.compare.strengths})
+    swept = run.config.sweep.strengths
+    named = () if swept == "auto" else swept
+    strengths = sorted({*named, *run.config.compare.strengths})
     about = vectors.metadata
     return VectorNumbers(
         behavior=about.behavior,
@@ -145,6 +153,7 @@ def _swept(data: ScoredRun, condition: ConditionRecord) -> SweptCondition:
     broken = None
     if data.base is not None and condition.kind != "base":
         cell, base = data.cell(condition, "select"), data.cell(data.base, "select")
+        base = held_to(data.run, data.scored, base, "select")
         if cell.complete and base.complete:
             broken = broken_limits(cell, base, data.run.config.sweep.limits)
     return SweptCondition(**dict(measure(data, condition, "select")), broken_limits=broken)
@@ -184,7 +193,9 @@ def _test(data: ScoredRun, tested: Sequence[ConditionRecord], main: Primary) -> 
     return Comparison(
         conditions=tuple(
             ComparedCondition(
-                **dict(measure(data, c, "test")), against_base=differences.get(c.name)
+                **dict(measure(data, c, "test")),
+                against_base=differences.get(c.name),
+                price=None if c.kind == "base" else price(data, c),
             )
             for c in tested
         ),
@@ -197,6 +208,7 @@ def _test(data: ScoredRun, tested: Sequence[ConditionRecord], main: Primary) -> 
         primary=main,
         by_rule=by_rule(data, "test", "steering"),
         detectable=detectable(data, sum(name in main.names for name in differences)),
+        price_floor=price_floor(data),
     )
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
+from mlx_steer.metrics.answer import Answer
 from mlx_steer.metrics.halves import Comparison, Sweep
 from mlx_steer.metrics.numbers import (
     MEASURES,
@@ -220,6 +221,41 @@ class JudgeAgreement(Numbers):
     model: Agreement | None
 
 
+class FactsKnown(Numbers):
+    """How many of the shipped factual questions a condition answers right, by string."""
+
+    name: str
+    kind: str
+    right: Share
+
+
+class SentenceNumbers(Numbers):
+    """Of a behavior of two sentences: the model as judge, and what steering costs in facts.
+
+    Estimates are (value, low, high). The judge's are of the model's own prompted answers, `error`
+    by thresholds chosen without them. `base_above_half_way` is base on the test half by the
+    half-way threshold; `masked` the test rows shown without the sentences' own words, by condition;
+    `rules` the agreement with a judge of rules.
+    """
+
+    threshold: Digits
+    tokens: int
+    auc: tuple[Digits, Digits, Digits]
+    masked_auc: Number
+    error: tuple[Digits, Digits, Digits]
+    questions: int
+    pairs: int
+    dropped: dict[str, int]
+    base_above_half_way: Share
+    masked: dict[str, Share]
+    rules: Agreement | None
+    facts: tuple[FactsKnown, ...]
+
+    def right(self, name: str | None) -> Share | None:
+        """The share of facts that a condition has right; None if it was not asked."""
+        return next((one.right for one in self.facts if one.name == name), None)
+
+
 class Metrics(Numbers):
     """Every number of a run; `select` and `test` are the two halves of the prompts."""
 
@@ -237,6 +273,8 @@ class Metrics(Numbers):
     gates: tuple[GateNumbers, ...]
     controls: Controls | None
     judge: JudgeAgreement
+    answer: Answer | None = None
+    sentences: SentenceNumbers | None = None
 
     @property
     def main_names(self) -> frozenset[str]:
@@ -248,7 +286,10 @@ class Metrics(Numbers):
 
 def metrics_text(metrics: Metrics) -> str:
     """The text of metrics.json; the same numbers give the same bytes."""
-    return json_text(metrics.model_dump(mode="json"))
+    record = metrics.model_dump(mode="json")
+    if metrics.sentences is None:  # of other behaviors metrics are what they were
+        del record["sentences"]
+    return json_text(record)
 
 
 def read_metrics(run: Path) -> Metrics:

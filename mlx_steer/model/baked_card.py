@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_steer.bands import layers_of
 from mlx_steer.vectors import SteeringVectorSet
 from mlx_steer.vectors.evidence import Evidence, MeasuredRow
 
@@ -112,7 +113,8 @@ def _ablated(baked: Baked, which: str) -> str:
 def _effect(baked: Baked, evidence: Evidence | None) -> Sequence[str]:
     if evidence is None:
         return ["None was measured together with these vectors."]
-    same = baked.operator == "add" and (evidence.layer,) == baked.layers
+    measured = () if evidence.layer is None else layers_of(evidence.layer)
+    same = baked.operator == "add" and measured == baked.layers
     note = (
         "Measured by steering at run time, before anything was baked."
         if same and evidence.strength == baked.strength
@@ -126,10 +128,18 @@ def _effect(baked: Baked, evidence: Evidence | None) -> Sequence[str]:
     return [
         f"{_line(evidence.answer)} {note}",
         "",
+        *_facts(evidence),
         f"| condition | {head[0]} | {head[1]} | incoherent | mean coherence |",
         "|---|---:|---:|---:|---:|",
         *(_row(row) for row in evidence.rows),
     ]
+
+
+def _facts(evidence: Evidence) -> Sequence[str]:
+    if not evidence.facts:
+        return []
+    lines = [f"| {_cell(fact.what)} | {_cell(fact.value)} |" for fact in evidence.facts]
+    return ["| | |", "|---|---|", *lines, ""]
 
 
 def _row(row: MeasuredRow) -> str:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 
 from mlx_steer.metrics.numbers import MEASURES
 from mlx_steer.report.document import Block, Bullets, Cell, Paragraph, Table
-from mlx_steer.report.findings import limits_in_words
-from mlx_steer.report.wording import number, one_line
+from mlx_steer.report.findings import limits_in_words, limits_of_sentences
+from mlx_steer.report.wording import fixed, number, one_line
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import Manifest
 
@@ -54,8 +54,15 @@ def _experiment(run: RunData) -> _Facts:
         "Seeds": f"sampling {sampling.seed}, statistics {config.statistics.seed}",
         "Statistics": f"{config.statistics.resamples:,} bootstrap resamples, alpha "
         f"{config.statistics.alpha:g}",
-        "Limits of the sweep": limits_in_words(config.sweep.limits),
+        "Limits of the sweep": _limits(run),
     }
+
+
+def _limits(run: RunData) -> str:
+    limits = run.config.sweep.limits
+    if run.behavior.sentences is None:
+        return limits_in_words(limits)
+    return limits_of_sentences(limits, any(p.set == "other" for p in run.prompts.values()))
 
 
 def _machine(run: RunData) -> _Facts:
@@ -71,7 +78,19 @@ def _machine(run: RunData) -> _Facts:
         "Device": manifest.device,
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "Time": _time(manifest),
+        "Steered decoding": _speed(manifest),
     }
+
+
+def _speed(manifest: Manifest) -> str | None:
+    speed = manifest.speed
+    if speed is None or not speed.unsteered:
+        return None
+    return (
+        f"{fixed(speed.steered / speed.unsteered)} of the unsteered speed "
+        f"({number(speed.steered)} against {number(speed.unsteered)} tokens/s, {speed.rows} rows "
+        "at a time)"
+    )
 
 
 def _prompts(run: RunData) -> str:

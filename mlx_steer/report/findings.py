@@ -8,8 +8,8 @@ from typing import Literal
 
 from mlx_steer.config import Limits
 from mlx_steer.metrics.metrics_file import Metrics, Words
-from mlx_steer.metrics.numbers import MEASURES, Differences, Measure
-from mlx_steer.report import gate_sections
+from mlx_steer.metrics.numbers import MEASURES, Difference, Differences, Measure
+from mlx_steer.report import gate_sections, sentence_sections
 from mlx_steer.report.wording import (
     change,
     compared,
@@ -40,7 +40,7 @@ def warnings(metrics: Metrics) -> list[str]:
             f"This report is partial: {rows.missing} of {rows.expected} rows are missing, in "
             f"{', '.join(shown)}{more}. Rates are over the rows that are there."
         )
-    select, limits = metrics.select, limits_in_words(metrics.limits)
+    select, limits = metrics.select, limits_of(metrics)
     choice, rule = select.choice, select.by_rule
     met = choice.met_limits if choice else rule.met_limits if rule else True
     if not met:
@@ -69,6 +69,21 @@ def warnings(metrics: Metrics) -> list[str]:
     return found
 
 
+def limits_of(metrics: Metrics) -> str:
+    """The limits of the sweep as they apply to a run."""
+    if metrics.sentences is None:
+        return limits_in_words(metrics.limits)
+    base = metrics.test.base or metrics.select.base
+    return limits_of_sentences(metrics.limits, bool(base and base.false_positive.n))
+
+
+def limits_of_sentences(given: Limits, others: bool) -> str:
+    """The limits of the sweep for a behavior of two sentences, with other prompts or without."""
+    first, coherence, last = limits_in_words(given).split(", ")
+    coherence = coherence.replace("base", "the lower of base and the positive prompt")
+    return ", ".join([first] * others + [coherence, last])
+
+
 def limits_in_words(given: Limits) -> str:
     """The limits of the sweep."""
     return (
@@ -84,6 +99,7 @@ def _headline(metrics: Metrics) -> list[str]:
     return [
         _steering_sentence(metrics),
         _cost_sentence(metrics),
+        sentence_sections.price_sentence(metrics),
         gate_sections.gated_sentence(metrics),
         *gate_sections.fixed_sentences(metrics),
         _prompt_sentence(metrics),
@@ -100,9 +116,10 @@ def _sweep_sentence(metrics: Metrics) -> str:
     cell, base = metrics.select.named(name), metrics.select.base
     if cell is None or base is None:
         return "There are no finished rows to report yet."
+    rates: tuple[Measure, ...] = ("target", "false_positive")
+    moved = ", and ".join(change(words, m, base, cell) for m in rates if base.of(m).n)
     return (
-        f"The sweep chose {name}: {change(words, 'target', base, cell)}, and "
-        f"{change(words, 'false_positive', base, cell)}. These are the prompts it was chosen on, "
+        f"The sweep chose {name}: {moved}. These are the prompts it was chosen on, "
         "so the numbers flatter it; the test half was not run."
     )
 
@@ -140,16 +157,20 @@ def _prompt_sentence(metrics: Metrics) -> str:
     record = against.named(cell.name)
     if prompt is None or record is None:
         return ""
+    other = prompt.false_positive
+    at = f" at {words.rate('false_positive')} {of(other)}" if other.n else ""
     return (
         f"The system prompt alone ({prompt.name.removeprefix('prompt ')}) reached "
-        f"{words.rate('target')} {of(prompt.target)} at {words.rate('false_positive')} "
-        f"{of(prompt.false_positive)}. {beats_prompt(words, record.difference)}"
+        f"{words.rate('target')} {of(prompt.target)}{at}. "
+        f"{beats_prompt(words, record.difference)}"
     )
 
 
 def beats_prompt(words: Words, difference: Differences, what: str = "steering") -> str:
     """Whether steering beats the system prompt, from the paired differences with it."""
     target, other = difference.target, difference.false_positive
+    if target is not None and other is None:
+        return _beats_on_target(words, target, what)
     if target is None or other is None:
         return f"{what.capitalize()} cannot be compared with it: rows are missing."
     if target.finding == other.finding == "no difference shown":
@@ -165,6 +186,21 @@ def beats_prompt(words: Words, difference: Differences, what: str = "steering") 
         verdict = "Neither beats the other on both counts"
     found = compared(words, difference, ("target", "false_positive"))
     return f"{verdict}: {what} against the prompt, {found}."
+
+
+def _beats_on_target(words: Words, target: Difference, what: str) -> str:
+    """The same where there are no other prompts."""
+    if target.finding == "no difference shown":
+        return (
+            f"That {what} beats the prompt, or the prompt {what}, could not be shown at n = "
+            f"{target.n} ({words.rate('target')}: {corrected_p(target)})."
+        )
+    better = target.finding == "higher"
+    verdict = f"{what.capitalize()} beats the prompt" if better else f"The prompt beats {what}"
+    return (
+        f"{verdict}: {what} against the prompt, {words.rate('target')} "
+        f"{points(target.difference)} points, {verdict_on(target)}."
+    )
 
 
 def _both_sentences(metrics: Metrics) -> list[str]:
@@ -206,9 +242,13 @@ def control_sentence(metrics: Metrics) -> str:
     sentence = (
         f"The vector is ahead of {random.beaten_on_target} of {seeds} random directions of the "
         f"same norm on {words.rate('target')} (by {points(margins[0])} to {points(margins[-1])} "
-        f"points), and of {random.beaten_on_gap} of {seeds} on that rate minus "
-        f"{words.rate('false_positive')}"
+        "points)"
     )
+    if metrics.test.base is None or metrics.test.base.false_positive.n:
+        sentence += (
+            f", and of {random.beaten_on_gap} of {seeds} on that rate minus "
+            f"{words.rate('false_positive')}"
+        )
     if random.beaten_on_target < seeds:
         return f"{sentence}: its direction does not stand out clearly from a random one."
     return f"{sentence}."

@@ -7,9 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mlx_steer.bands import layer_order, layer_words
 from mlx_steer.metrics.halves import ConditionNumbers, Outcome
 from mlx_steer.metrics.metrics_file import Metrics
 from mlx_steer.metrics.numbers import MEASURES, Measure
+from mlx_steer.report import answer_plot
 from mlx_steer.report.drawing import (
     COLOURS,
     MARKERS,
@@ -34,13 +36,22 @@ KIND_COLOURS = {
     "fixed refusal": "#999999",
 }
 NAMES = frozenset(
-    {"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls", "gate_roc"}
+    {
+        "answer",
+        "norm_by_layer",
+        "sweep_heatmap",
+        "dose_response",
+        "tradeoff",
+        "controls",
+        "gate_roc",
+    }
 )
 
 
 def draw(metrics: Metrics) -> dict[str, bytes]:
     """Every plot there are numbers for, by name (without .png); see `NAMES`."""
     figures = {
+        "answer": answer_plot.draw(metrics),
         "norm_by_layer": _norm_by_layer(metrics),
         "sweep_heatmap": _sweep_heatmap(metrics),
         "dose_response": _dose_response(metrics),
@@ -86,28 +97,41 @@ def _sweep_heatmap(metrics: Metrics) -> Figure | None:
     cells = [c for c in metrics.select.conditions if c.kind == "steering"]
     if not cells:
         return None
-    layers = sorted({c.layer for c in cells if c.layer is not None})
+    layers = sorted({c.layer for c in cells if c.layer is not None}, key=layer_order)
     strengths = sorted({c.strength for c in cells if c.strength is not None})
+    own = {
+        layer: sorted({c.strength for c in cells if c.layer == layer and c.strength is not None})
+        for layer in layers
+    }
+    most = max(map(len, own.values()), default=0)
+    # Strengths that were found layer by layer are hardly ever the same twice.
+    apart = len(strengths) > 2 * most
+    columns = most if apart else len(strengths)
     chosen = metrics.select.chosen
-    width = max(7.0, 2.6 + 1.5 * len(strengths))
-    figure = new_figure(width, 1.5 + 0.32 * max(4, len(layers)))
-    panels = figure.subplots(1, 2, sharey=True)
-    measures: tuple[Measure, ...] = ("target", "false_positive")
-    for axes, measure, colours in zip(panels, measures, ("Blues", "Oranges"), strict=True):
-        grid = [[math.nan] * len(strengths) for _ in layers]
+    width = max(7.0, 2.6 + 1.5 * columns)
+    figure = new_figure(width, 1.5 + (0.45 if apart else 0.32) * max(4, len(layers)))
+    both: dict[Measure, str] = {"target": "Blues", "false_positive": "Oranges"}
+    measures = {m: colours for m, colours in both.items() if any(c.of(m).n for c in cells)}
+    panels = figure.subplots(1, max(1, len(measures)), sharey=True, squeeze=False)[0]
+    for axes, (measure, colours) in zip(panels, measures.items(), strict=False):
+        grid = [[math.nan] * columns for _ in layers]
+        notes = [[""] * columns for _ in layers]
         for cell in cells:
             if cell.layer is None or cell.strength is None:
                 continue
-            row, column = layers.index(cell.layer), strengths.index(cell.strength)
+            line = own[cell.layer] if apart else strengths
+            row, column = layers.index(cell.layer), line.index(cell.strength)
             grid[row][column] = cell.of(measure).percent
+            notes[row][column] = f"× {cell.strength:g}"
             if cell.name == chosen:
                 box = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=3)
                 box.set(zorder=3, clip_on=False)
                 axes.add_patch(box)
-        image = heatmap(axes, grid, colours)
-        axes.set_xticks(range(len(strengths)), [f"{s:g}" for s in strengths])
+        image = heatmap(axes, grid, colours, notes if apart else None)
+        names = [] if apart else [f"{s:g}" for s in strengths]
+        axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
-        axes.set_xlabel("strength")
+        axes.set_xlabel("strength, as each cell says" if apart else "strength")
         base = metrics.select.base
         under = f" (base {base.of(measure).percent:.0f} %)" if base and base.of(measure).n else ""
         axes.set_title(f"{metrics.behavior.rate(measure)}{under}", fontsize=10)
@@ -175,7 +199,7 @@ def _dose_panels(metrics: Metrics) -> list[tuple[str, _Doses]]:
             first = [c for c in first if c.system_prompt == line[0].system_prompt]
         doses = [(0.0, c) for c in first[:1]]
         doses += [(c.strength, c) for c in line if c.strength is not None]
-        panels.append((f"layer {line[0].layer}, {title}", sorted(doses, key=lambda dose: dose[0])))
+        panels.append((f"{layer_words(layer)}, {title}", sorted(doses, key=lambda dose: dose[0])))
     return panels
 
 
@@ -250,6 +274,8 @@ def _controls(metrics: Metrics) -> Figure | None:
     offsets: tuple[tuple[float, Measure], ...] = ((-0.13, "target"), (0.13, "false_positive"))
     for offset, measure in offsets:
         known = [(i, c.of(measure)) for i, c in enumerate(shown) if c.of(measure).n]
+        if not known:
+            continue
         axes.errorbar(
             [share.percent for _, share in known],
             [i + offset for i, _ in known],

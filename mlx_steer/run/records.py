@@ -20,12 +20,14 @@ from pydantic import (
     model_validator,
 )
 
+from mlx_steer.bands import LayerOrBand, band_of
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.files import shown
+from mlx_steer.run.rates import MachineRates
 from mlx_steer.run.record import Record
 from mlx_steer.run.sentences import SentencesRecord
-from mlx_steer.vectors import ModelInfo, SteeringVectorSet
+from mlx_steer.vectors import ModelInfo, SteeringVector, SteeringVectorSet, relative_dose
 from mlx_steer.words import (
     FinishReason,
     GateJoin,
@@ -51,6 +53,14 @@ _Count: TypeAlias = Annotated[int, Field(ge=0)]
 _TokenId: TypeAlias = Annotated[int, Field(strict=True, ge=0, lt=2**31)]
 
 
+class Speed(Record):
+    """Tokens per second of so many rows together, without steering and with."""
+
+    rows: int
+    unsteered: FiniteFloat
+    steered: FiniteFloat
+
+
 class Manifest(Record):
     """manifest.json: what a run was made with, when, and what a person should know of it."""
 
@@ -61,6 +71,7 @@ class Manifest(Record):
     numpy: str | None
     transformers: str | None = None
     huggingface_hub: str | None = None
+    rates: MachineRates | None = None
     python: str
     platform: str
     device: str
@@ -77,6 +88,7 @@ class Manifest(Record):
     dtype: str
     notes: tuple[str, ...]
     judge_model: ModelInfo | None = None
+    speed: Speed | None = None
 
 
 class BehaviorRecord(Record):
@@ -139,7 +151,8 @@ class ConditionRecord(Record):
     """A condition and the row key of every prompt it was to run on.
 
     Of a kind that this version does not know, it is compared like any other. `gate_scores` are
-    scores minus threshold by gate and prompt; a gate is open at 0 and above.
+    scores minus threshold by gate and prompt; a gate is open at 0 and above. `band_dose` is given
+    where a band is steered (see `vectors.relative_dose`).
     """
 
     name: str
@@ -151,6 +164,7 @@ class ConditionRecord(Record):
     gate_join: GateJoin
     gate_scores: dict[str, dict[str, FiniteFloat]]
     rows: dict[str, str]
+    band_dose: FiniteFloat | None = None
 
     @staticmethod
     def of(
@@ -164,7 +178,7 @@ class ConditionRecord(Record):
             names: Short names of system prompts, by their text.
         """
         text = condition.system_prompt
-        return ConditionRecord(
+        made = ConditionRecord(
             name=condition.name,
             kind=condition.kind,
             system_prompt=names.get(text, text) if text else None,
@@ -175,6 +189,15 @@ class ConditionRecord(Record):
             gate_scores={},
             rows={},
         )
+        if len(condition.interventions) < 2:
+            return made
+        added = [
+            SteeringVector(i.layer, i.vector * i.strength, vectors[i.layer].hidden_norm)
+            for i in condition.interventions
+        ]
+        dose = relative_dose(added, 1.0)
+        # Not written where one layer is steered: such records are what they were.
+        return made.model_copy(update={"band_dose": None if dose is None else _six_digits(dose)})
 
     def with_rows(
         self, rows: Mapping[str, str], gate_scores: Mapping[str, Mapping[str, float]]
@@ -197,9 +220,16 @@ class ConditionRecord(Record):
         return known if known and len(known) == len(found) else None
 
     @property
-    def layer(self) -> int | None:
-        """The layer of the first intervention; None without one."""
-        return self.interventions[0].layer if self.interventions else None
+    def layer(self) -> LayerOrBand | None:
+        """The steered layer, or the band of layers; None without steering."""
+        return band_of([i.layer for i in self.interventions]) if self.interventions else None
+
+    @property
+    def relative_dose(self) -> float | None:
+        """How much is added, in units of the hidden state's norm; None if that is unknown."""
+        if len(self.interventions) > 1:
+            return self.band_dose
+        return self.interventions[0].relative_dose if self.interventions else None
 
     @property
     def strength(self) -> float | None:
@@ -243,8 +273,7 @@ class Score(Record):
     """A line of scores.jsonl, what needed a model once more: a perplexity, or a judge's reading.
 
     `judge` names the judge model and all that decides its verdicts, `sentences` the judge of two
-    sentences (see `SentencesRecord`), whose log-ratio is None for a response without tokens;
-    `masked` leaves out the tokens that the sentences have too.
+    sentences (see `SentencesRecord`); `masked` leaves out the tokens that those have too.
     """
 
     key: str
@@ -260,41 +289,24 @@ class Score(Record):
         return field in self.model_fields_set
 
 
-class Lean(Record):
-    """How strongly a condition leans to the behavior before anything is decoded.
+class PriceLine(Record):
+    """A line of prices.jsonl: how far a condition is from base on base's response to a prompt.
 
-    `target` and `other` are mean probabilities of an opening that shows the behavior, over the
-    prompts of that set: the rate to be expected if openings decided. Mean log-odds are for reading.
+    `base` is the key of base's row, `row` of that prompt's row under the condition: base's own for
+    base against itself, which is what rounding makes. `nats` is the mean KL divergence of `tokens`
+    predictions.
     """
 
-    target: FiniteFloat
-    target_log_odds: FiniteFloat
-    other: FiniteFloat
-    other_log_odds: FiniteFloat
-
-
-class ScreenedCell(Lean):
-    """A cell as the screening saw it, and whether it was kept to be decoded."""
-
-    condition: str
-    kind: str
-    layer: int
-    strength: FiniteFloat
-    kept: bool
-
-
-class Screening(Record):
-    """screening.json: cells by kind, best first; `limit` is the highest lean on other prompts."""
-
-    base: Lean
-    limit: FiniteFloat
-    cells: tuple[ScreenedCell, ...]
+    base: str
+    row: str
+    nats: Annotated[FiniteFloat, Field(ge=0, le=1e9)]
+    tokens: _Count
 
 
 class GatedChoice(Record):
     """The cell of gated steering that the comparison was run with."""
 
-    layer: int
+    layer: LayerOrBand
     strength: FiniteFloat
     met_limits: bool = True
 
@@ -302,7 +314,7 @@ class GatedChoice(Record):
 class Choice(Record):
     """choice.json: what the sweep chose, and so what the comparison was run with."""
 
-    layer: int
+    layer: LayerOrBand
     strength: FiniteFloat
     system_prompt: str | None = None
     met_limits: bool = True

@@ -38,3 +38,25 @@ class SentencesRecord(Record):
     questions: int = 0
     pairs: int = 0
     dropped: dict[str, int] = Field(default_factory=dict)
+
+
+class ForcedCell(Record):
+    """A cell as the screening saw it: how likely it makes the model's own prompted answers.
+
+    `positive` and `negative` are mean log-probabilities per token of answers that were given under
+    either sentence, read without it.
+    """
+
+    condition: str
+    kind: str
+    positive: FiniteFloat
+    negative: FiniteFloat
+    kept: bool
+
+
+class ForcedScreening(Record):
+    """screening.json of a behavior of two sentences: base, and the cells by kind, best first."""
+
+    positive: FiniteFloat
+    negative: FiniteFloat
+    cells: tuple[ForcedCell, ...]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from mlx_steer.bands import LayerOrBand, layer_words, layers_of, read_layer
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import MOST_VECTORS, Steer
-from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from mlx_steer.vectors.evidence import Evidence, evidence_in
+from mlx_steer.vectors import SteeringVectorSet, load_vectors, relative_dose
+from mlx_steer.vectors.evidence import Evidence, GatedCell, evidence_in
 
 MOST_PRESETS = 200
 
@@ -32,29 +34,56 @@ class Measured:
     Attributes:
         behavior: Its title.
         answer: What came out, in a sentence or two.
-        layer: The cell that was chosen; None if none was.
+        layer: The layer or band that was chosen; None if none was.
         strength: Its strength.
         dose: Its relative dose.
+        verdict: On steering; None where no rule gave one.
+        gated: The cell behind a gate, if that is what works.
+        doses: By layer, the highest relative dose that was measured.
     """
 
     behavior: str
     answer: str
-    layer: int | None = None
+    layer: LayerOrBand | None = None
     strength: float | None = None
     dose: float | None = None
+    verdict: str | None = None
+    gated: GatedCell | None = None
+    doses: Mapping[int, float] = field(default_factory=dict)
 
     @staticmethod
     def of(evidence: Evidence, vectors: SteeringVectorSet) -> Measured:
         """What is kept of the evidence beside vectors."""
         layer, strength = evidence.layer, evidence.strength
-        if layer is None or strength is None or layer not in vectors:
-            return Measured(evidence.title, evidence.answer)
-        dose = vectors[layer].relative_dose(strength)
-        return Measured(evidence.title, evidence.answer, layer, strength, dose)
+        layers = () if layer is None else layers_of(layer)
+        if layer is None or strength is None or not all(one in vectors for one in layers):
+            return Measured(evidence.title, evidence.answer, verdict=evidence.verdict)
+        dose = relative_dose([vectors[one] for one in layers], strength)
+        doses = {d.layer: d.highest for d in evidence.doses}
+        for one in layers:
+            own = abs(vectors[one].relative_dose(strength) or 0.0)
+            doses[one] = max(own, doses.get(one, 0.0))
+        gates = {gate.name for gate in vectors.metadata.gates}
+        gated = evidence.gated
+        if gated is not None and not (
+            gated.gate in gates and all(one in vectors for one in layers_of(gated.layer))
+        ):
+            gated = None
+        known = (evidence.title, evidence.answer, layer, strength, dose, evidence.verdict)
+        return Measured(*known, gated, doses)
+
+    @property
+    def places(self) -> str:
+        """The layers that were measured, in words."""
+        if self.layer is not None and set(layers_of(self.layer)) == set(self.doses):
+            return layer_words(self.layer)
+        return f"layers {', '.join(map(str, sorted(self.doses)))}"
 
     def told(self) -> dict[str, JsonValue]:
         """As responses have it."""
-        return dict(asdict(self))
+        told = asdict(self)
+        del told["gated"], told["doses"]  # presets and warnings say them
+        return dict(told)
 
 
 @dataclass(frozen=True)
@@ -148,8 +177,10 @@ class Catalog:
         catalog = Catalog(offered, vectors, measured)
         for name, known in measured.items():
             if known.layer is not None:
-                chosen = Steer(vector=name, layer=known.layer, strength=known.strength)
-                catalog.add_preset(name, (chosen,))
+                catalog.add_preset(name, _steers(name, known.layer, known.strength))
+            if (cell := known.gated) is not None:
+                behind = _steers(name, cell.layer, cell.strength, cell.gate)
+                catalog.add_preset(f"{name}-gated", behind)
         return catalog, notes
 
     def measured(self, name: str) -> Measured | None:
@@ -167,7 +198,8 @@ class Catalog:
         except VectorError as error:
             raise invalid(str(error), "name") from None
         self._condition(steering)
-        measured = self.measured(steering[0].vector) if len(steering) == 1 else None
+        one = len({item.vector for item in steering}) == 1
+        measured = self.measured(steering[0].vector) if one else None
         preset = Preset(name, steering, measured)
         with self._lock:
             if name not in self.presets and len(self.presets) >= MOST_PRESETS:
@@ -280,19 +312,29 @@ class Catalog:
         if dose is None:
             return None
         measured = self.measured(name)
-        if measured is None or measured.layer is None or measured.dose is None:
+        if measured is None or measured.layer is None or measured.strength is None:
             if abs(dose) > _USUAL_DOSE:
                 return f"the relative dose {dose:.2f} of {name} is high and was never measured"
             return None
-        if act.layer != measured.layer:
-            return f"{name} was measured at layer {measured.layer}, and not at {act.layer}"
-        low, high = sorted((0.0, measured.dose))
+        if act.layer not in measured.doses:
+            return f"{name} was measured at {measured.places}, and not at {act.layer}"
+        sign = math.copysign(1.0, measured.strength)
+        low, high = sorted((0.0, sign * measured.doses[act.layer]))
         if not low - _ROUNDING <= dose <= high + _ROUNDING:
             return (
                 f"the relative dose {dose:.2f} of {name} lies outside of what was measured "
                 f"({low:.2f} to {high:.2f}); responses may fall apart"
             )
         return None
+
+
+def _steers(
+    name: str, layer: LayerOrBand, strength: float | None, gate: str | None = None
+) -> tuple[Steer, ...]:
+    """Vectors at a layer or at each layer of a band."""
+    return tuple(
+        Steer(vector=name, layer=one, strength=strength, gate=gate) for one in layers_of(layer)
+    )
 
 
 def check_name(name: str, what: str) -> None:
@@ -324,7 +366,9 @@ def parse_preset(text: str) -> tuple[str, tuple[Steer, ...]]:
     try:
         if not equals or not first:
             raise ValueError
-        return name, (Steer.model_validate(fields),)
+        place = read_layer(fields.pop("layer")) if "layer" in fields else None
+        places = (None,) if place is None else layers_of(place)
+        return name, tuple(Steer.model_validate({**fields, "layer": one}) for one in places)
     except (ValidationError, ValueError):
         raise VectorError(
             f"{text[:80]!r} is no preset; write it as NAME=VECTORS,layer:18,strength:0.8 "

@@ -68,7 +68,7 @@ CASES = [
     _section("a name that is a number", {"name": 5}, "'name': must be text", "quotes"),
     _section("a section that is a word", {"sweep": "all"}, "'sweep': must hold keys", "'all'"),
     _section("a strength as text", {"sweep": {"strengths": ["1"]}}, "must be a number", "'1'"),
-    _section("one strength", {"sweep": {"strengths": 1.0}}, "'sweep.strengths': must be a list"),
+    _section("one strength", {"sweep": {"strengths": 1.0}}, "'sweep.strengths': must be"),
     _section("no strengths", {"sweep": {"strengths": []}}, "strengths must not be empty"),
     _section("a strength twice", {"sweep": {"strengths": [1.0, 1.0]}}, "1 stands twice"),
     _section(
@@ -85,6 +85,9 @@ CASES = [
     _section("no layers", {"extract": {"layers": []}}, "layers must not be empty"),
     _section("a layer too many", {"extract": {"layers": [6]}}, "layers 0 to 5", "no layer 6"),
     _section("a layer far below", {"extract": {"layers": [-7]}}, "no layer -7"),
+    _section("a band", {"sweep": {"layers": ["16-12"]}}, "sweep.layers.0", "such as 12-16"),
+    _section("half a band", {"compare": {"layer": "2-"}}, "compare.layer", "such as 12-16"),
+    _section("a band without vectors", {"sweep": {"layers": ["2-5"]}}, "layer 4", "has no vector"),
     _section("a layer without vector", {"compare": {"layer": 5}}, "layer 5", "has no vector"),
     _section("an unknown method", {"extract": {"method": "mean"}}, "'mean_difference'"),
     _section("an unknown prompt", {"compare": {"system_prompt": "strict"}}, "'strict'", "detailed"),

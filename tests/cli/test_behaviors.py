@@ -1,10 +1,12 @@
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mlx_steer.behaviors import list_behaviors, load_behavior
+from mlx_steer.behaviors.two_sentences import shelf
 from mlx_steer.config import load_config
 from tests.helpers.command import Run
 
@@ -150,3 +152,43 @@ def test_a_behavior_that_does_not_load_is_exit_code_2(run: Run, tmp_path: Path) 
     result = run("behaviors", "lint", tmp_path)
     assert (result.code, result.out) == (2, "")
     assert "behavior.yaml does not exist" in result.err
+
+
+def test_two_sentences_start_a_folder_that_lints_and_whose_experiment_finds_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = ("--positive", "You are a pirate.", "--negative", "You are: plain.")
+    told = run("behaviors", "start", "mine", *said).out.splitlines()[-1]
+    config = load_config(shlex.split(told.partition("mlx-steer ")[2])[1])
+    found = load_behavior(str(config.behavior))
+    assert found.name == "mine" and found.sentences
+    assert (found.sentences.positive, found.sentences.negative) == said[1::2]
+    assert found.select(split="extract") and found.select(split="facts")[0].check
+    assert set(config.sweep.system_prompts) <= set(found.system_prompts)
+    linted = run("behaviors", "lint", "mine")
+    assert linted.code == 0 and linted.out.endswith("0 errors, 0 warnings\n")
+    assert "written by the model" in run("behaviors", "show", "mine").out
+    same = run("behaviors", "start", "other", "--positive", "One.", "--negative", "one.")
+    assert same.code == 2 and "are the same" in same.err and not (tmp_path / "other").exists()
+
+
+def test_the_shelf_is_listed_and_each_of_it_can_be_looked_at(run: Run) -> None:
+    told = run("behaviors", "list").out
+    for one in shelf():
+        assert one.name in told
+    assert shelf()[0].positive[:40] in run("behaviors", "show", shelf()[0].name).out
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ((), "give a CONFIG, or --model"),
+        (("--model", "m", "--name", "sailor"), "the shelf has concise"),
+        (("--model", "m", "--positive", "One."), "belong together"),
+        (("x.yaml", "--name", "pirate"), "not both"),
+    ],
+)
+def test_a_run_says_which_options_belong_together(run: Run, given: Any, told: str) -> None:
+    done = run("run", *given)
+    assert done.code == 2 and told in done.err

@@ -4,8 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_steer.engine.log_ratio import TOKENS, Contrasted, log_ratios, tokens_of
+from mlx_steer.engine.log_ratio import Contrasted, log_ratios, tokens_of, units
 from mlx_steer.model.load import Model
+from mlx_steer.sentences import JUDGED_TOKENS
 from tests.helpers.tiny import tiny_model
 
 POSITIVE, NEGATIVE = "You are a pirate.", "You are a plain assistant of today."
@@ -38,25 +39,25 @@ ASKED = [
 
 def test_the_ratio_is_that_of_two_passes_over_the_whole_text(model):
     answers = [contrasted(model, *one) for one in ASKED]
-    found = dict(pair for part in log_ratios(model, answers, (3, 3)) for pair in part)
+    found = dict(pair for part in log_ratios(model, units(answers), (3, 3)) for pair in part)
     for answer in answers:
         both = (answer.positive, answer.negative)
-        one, other = (log_prob(model, ids, answer.tokens[:TOKENS]) for ids in both)
+        one, other = (log_prob(model, ids, answer.tokens[:JUDGED_TOKENS]) for ids in both)
         assert found[answer.key].value == pytest.approx((one - other).mean(), abs=2e-4)
 
 
 def test_tokens_beyond_the_first_ones_do_not_count(model):
     short = contrasted(model, "a", "Why?", "Here is how you can do it, of course. " * 4)
-    assert len(short.tokens) > TOKENS
-    other = Contrasted("a", short.positive, short.negative, (*short.tokens[:TOKENS], 50, 60))
-    assert list(log_ratios(model, [short])) == list(log_ratios(model, [other]))
+    assert len(short.tokens) > JUDGED_TOKENS
+    other = Contrasted("a", short.positive, short.negative, (*short.tokens[:JUDGED_TOKENS], 50, 60))
+    assert list(log_ratios(model, [[short]])) == list(log_ratios(model, [[other]]))
 
 
 def test_a_response_without_tokens_has_no_ratio_and_one_of_masked_tokens_no_masked_one(model):
     empty = contrasted(model, "a", "Why?", "")
     copied = contrasted(model, "b", "Why?", "plain")
     masked = tokens_of(model, [POSITIVE, NEGATIVE])
-    found = dict(next(iter(log_ratios(model, [empty, copied], masked=set(copied.tokens)))))
+    found = dict(next(iter(log_ratios(model, [[empty, copied]], masked=set(copied.tokens)))))
     assert found["a"].value is None and found["a"].masked is None
     assert found["b"].value is not None and found["b"].masked is None
     assert masked and all(model.chat.decode([token]).strip().isalpha() for token in masked)
@@ -67,12 +68,19 @@ def test_what_is_masked_leaves_the_mean_of_the_rest(model):
     left_out = {one.tokens[0], one.tokens[3]}
     kept = [i for i, token in enumerate(one.tokens) if token not in left_out]
     values = log_prob(model, one.positive, one.tokens) - log_prob(model, one.negative, one.tokens)
-    ((_, found),) = next(iter(log_ratios(model, [one], masked=left_out)))
+    ((_, found),) = next(iter(log_ratios(model, [[one]], masked=left_out)))
     assert found.masked == pytest.approx(values[kept].mean(), abs=2e-4)
 
 
-def test_a_prompt_gives_the_same_digits_whatever_other_prompts_are_read(model):
+def test_responses_to_a_prompt_are_in_one_unit_and_units_are_read_alone(model, monkeypatch):
     answers = [contrasted(model, *one) for one in ASKED]
-    every = dict(pair for part in log_ratios(model, answers, (3, 3)) for pair in part)
-    alone = dict(pair for part in log_ratios(model, answers[:2], (3, 3)) for pair in part)
-    assert alone == {key: every[key] for key in ("a", "b")}
+    monkeypatch.setattr("mlx_steer.engine.log_ratio._ROWS_TOGETHER", 2)
+    groups = units(answers[::-1])
+    assert sorted([a.key for a in group] for group in groups) == [["a", "b"], ["c"]]
+    every = [pair for part in log_ratios(model, groups, (3, 3)) for pair in part]
+    alone = [next(iter(log_ratios(model, [group], (3, 3)))) for group in groups]
+    assert [pair for part in alone for pair in part] == every
+    monkeypatch.setattr("mlx_steer.engine.log_ratio._ROWS_TOGETHER", 24)
+    (together,) = log_ratios(model, units(answers), (3, 3))
+    for key, ratio in together:
+        assert ratio.value == pytest.approx(dict(every)[key].value, abs=2e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,14 @@ import pytest
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate
 from mlx_steer.errors import ConfigError
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.stand_ins import stand_in
 from mlx_steer.model.shape import layer_of
 from mlx_steer.run.records import Choice, GatedChoice
-from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.vectors import SteeringVector, SteeringVectorSet, relative_dose
 from tests.helpers.small_run import behavior_folder, config
-from tests.vectors.test_vectors import metadata
+from tests.helpers.vector_sets import metadata
 
 DETAILED, CALIBRATED = (
     "Decline when the request is harmful, and answer all others.",
@@ -42,13 +44,25 @@ class Fixed:
         self.asked.append(system_prompt)
         return Gate(1, stand_in(0).array, 0.0, "plain" if system_prompt is None else "other")
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        self.asked.append(layer)
-        return stand_in(layer, seed=1)
+    def shuffled(self, layers: Sequence[int]) -> list[SteeringVector]:
+        self.asked.append(tuple(layers))
+        return [stand_in(layer, seed=1) for layer in layers]
 
     def kept(self, screened: Stage, keep: int) -> tuple[str, ...]:
         self.asked.append((screened.name, keep))
         return self._kept
+
+    def harmless(self, read: Stage) -> set[str]:
+        """What adds at most 0.2 times the hidden state, or costs as much."""
+        self.asked.append((read.name, len(read.conditions) - 1, len(read.items)))
+        return {c.name for c in read.conditions if c.interventions and self._dose(c) <= 0.2}
+
+    def _dose(self, condition: Condition) -> float:
+        acts = condition.interventions
+        return relative_dose([self.vectors[i.layer] for i in acts], acts[0].strength) or 0.0
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        self.asked.append([(s.place, round(s.within, 3), round(s.beyond, 3)) for s in searches])
 
     def ahead(self, decoded: Stage) -> set[str]:
         """The first half of each kind."""
@@ -132,6 +146,30 @@ def test_a_race_decodes_the_better_half_on_twice_the_prompts_round_by_round(
     assert results.asked == [("screen", 4), ("race 1", 4), ("race 2", 8)]
 
 
+def test_doses_are_read_up_a_ladder_or_by_halving_and_cells_stand_below_the_largest_harmless_one(
+    folder: Path,
+) -> None:
+    results = Fixed()
+    asked = program(folder, results, sweep={"strengths": "auto"}, gate={}, prompts_per_set=2)
+    *read, last = asked.search()
+    assert [(s.name, s.decoded, s.priced) for s in read] == [
+        *((f"doses {number}", False, False) for number in (1, 2, 3, 4)),
+        ("base", True, False),
+        *((f"gated doses {number}", False, True) for number in (1, 2, 3, 4, 5)),
+    ]
+    assert {i.set for i in read[0].items} == {"target", "other"}
+    assert {i.set for s in read[4:] for i in s.items} == {"target"}
+    # Two layers: five rungs each, then one dose each at a time.
+    assert [len(s.conditions) - 1 for s in read] == [10, 2, 2, 2, 0, 2, 2, 2, 2, 2]
+    plain, gated = (a for a in results.asked if isinstance(a, list))
+    for found in (plain, gated):
+        assert [place for place, _, _ in found] == [2, 4]
+        assert all(0.18 < within <= 0.2 < beyond < 0.22 for _, within, beyond in found)
+    doses = [results._dose(c) for c in last.conditions if c.interventions]
+    assert len(doses) == 2 * 2 * 3
+    assert doses[:3] == pytest.approx([0.6 * plain[0][1], 0.8 * plain[0][1], plain[0][1]], rel=0.01)
+
+
 def test_the_comparison_has_the_prompt_the_vector_and_both_and_then_the_same_gated(
     folder: Path,
 ) -> None:
@@ -164,7 +202,7 @@ def test_the_comparison_has_the_prompt_the_vector_and_both_and_then_the_same_gat
         (kind, None, [(2, 0.5)]) for kind in ("random", "negated", "shuffled")
     ]
     assert {i.set for i in controls.items} == {"target", "other"}
-    assert results.asked == [None, CALIBRATED, 2]
+    assert results.asked == [None, CALIBRATED, (2,)]
 
 
 def test_the_configs_own_layer_and_prompt_come_before_the_choice(folder: Path) -> None:
@@ -234,4 +272,4 @@ def test_what_the_answer_needs_is_the_chosen_cells_alone(folder: Path) -> None:
     assert [cell(c) for c in both.conditions] == [("prompt+steering", CALIBRATED, [(2, 0.5)])]
     assert {i.set for i in both.items} == {"target", "other"}
     assert {i.set for i in controls.items} == {"target", "other"}
-    assert results.asked == [None, 2], "no gate is fitted under the system prompt"
+    assert results.asked == [None, (2,)], "no gate is fitted under the system prompt"

@@ -10,7 +10,7 @@ from mlx_steer.checks.lint.findings import Finding, LintReport, Severity
 from mlx_steer.checks.lint.judging import check_judge
 from mlx_steer.checks.lint.lengths import length_numbers, pair_lengths, set_lengths
 from mlx_steer.checks.lint.likeness import leaks, repeats
-from mlx_steer.checks.lint.sets import balance, set_forms, sizes
+from mlx_steer.checks.lint.sets import balance, question_sizes, set_forms, sizes
 from mlx_steer.checks.lint.sides import side_differences
 
 __all__ = ["Finding", "LintReport", "Severity", "lint_behavior"]
@@ -22,6 +22,10 @@ def lint_behavior(behavior: Behavior) -> LintReport:
     Returns:
         All findings, errors first, and the numbers they rest on.
     """
+    if behavior.sentences is not None:  # there are no pairs, and the model is the judge
+        checks = [*question_sizes(behavior), *repeats(behavior), *leaks(behavior)]
+        checks.sort(key=lambda finding: finding.severity != "error")
+        return LintReport(behavior.name, length_numbers(behavior), tuple(checks))
     findings = [
         *sizes(behavior),
         *pair_lengths(behavior),

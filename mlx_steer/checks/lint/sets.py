@@ -55,6 +55,14 @@ def sizes(behavior: Behavior) -> Iterator[Finding]:
             )
 
 
+def question_sizes(behavior: Behavior) -> Iterator[Finding]:
+    """Of two sentences: too few questions to write pairs on, to choose by or to measure on."""
+    yield from _few(behavior, "target", "extract", FEW_PAIRS, "so few make a vector of chance")
+    for split in _HALVES:
+        why = "a rate over so few is uncertain by 30 points or more"
+        yield from _few(behavior, "target", split, FEW_PROMPTS, why)
+
+
 def _few(
     behavior: Behavior, name: PromptSet, split: Split, least: int, why: str
 ) -> Iterator[Finding]:
