@@ -13,7 +13,7 @@ from mlx_steer.vectors import SteeringVectorSet, load_vectors
 from tests.helpers import behaviors, small_run
 from tests.helpers.command import Run
 from tests.helpers.tiny import tiny_folder
-from tests.vectors.test_vectors import metadata, vector_set
+from tests.helpers.vector_sets import metadata, vector_set
 
 EVIL = "\x1b[2J\x1b]0;title\x07 \u202egnp.exe\u2069 \x9b31m \x7f\x00\r [/red] [bold]x"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
