@@ -75,7 +75,7 @@ def _steering_options(command: Any) -> Any:
     return command
 
 
-@click.command()
+@click.command(short_help="Answer one PROMPT, base and steered side by side.")
 @model_options
 @_steering_options
 @generation_options
