@@ -56,7 +56,7 @@ def list_() -> None:
 @behaviors.command()
 @click.argument("name")
 def show(name: str) -> None:
-    """Print a behavior: NAME is a shipped one, one on the shelf, or a folder."""
+    """Print a behavior: NAME is shipped, on the shelf, or a folder."""
     from mlx_steer.behaviors import load_behavior
     from mlx_steer.behaviors.two_sentences import behavior_of, from_shelf
     from mlx_steer.cli.output import safe
