@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mlx_steer.experiment.progress import Expected
 from mlx_steer.model.machine import environment
 
 Json = dict[str, Any]
@@ -97,6 +98,12 @@ def publish(result: Json, rows: Sequence[Sequence[str]], again: str, as_json: bo
 
 class Silent:
     """Is told what a run does, and says nothing."""
+
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Nothing."""
+
+    def interim(self, text: str) -> None:
+        """Nothing."""
 
     def stage(self, name: str, total: int, done: int) -> None:
         """Nothing."""

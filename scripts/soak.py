@@ -14,12 +14,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import click
+
+from mlx_steer.experiment.progress import Expected
 
 Json = dict[str, object]
 
@@ -93,6 +95,12 @@ class Teller:
         """Nothing done yet."""
         self._handle = handle
         self._stage, self._rows, self._tokens, self._decoding = "start", 0, 0, 0
+
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Nothing."""
+
+    def interim(self, text: str) -> None:
+        """Nothing."""
 
     def stage(self, name: str, total: int, done: int) -> None:
         """A stage begins."""

@@ -28,3 +28,12 @@ def _not_shown() -> re.Pattern[str]:
     from mlx_steer.files import CONTROL, TURNING
 
     return re.compile(rf"[{CONTROL}{TURNING}]")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit people would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Instead of the config's."
 )
 @click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Where earlier runs are, whose speeds say how long this one takes.",
+)
 @json_option
-def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:
+def plan(config: Path, batch_size: int | None, measure: bool, runs: Path, as_json: bool) -> None:
     """Say what the experiment of a CONFIG file will run, show, need and take."""
     from mlx_steer.config import load_config
     from mlx_steer.experiment.plan import plan_experiment
@@ -30,7 +37,7 @@ def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> 
     if batch_size is not None:
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
-    found = plan_experiment(experiment, measure=measure)
+    found = plan_experiment(experiment, measure=measure, runs=runs)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
@@ -40,7 +47,7 @@ def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> 
 def _print_plan(found: ExperimentPlan) -> None:
     from rich.table import Table
 
-    from mlx_steer.cli.output import console, safe
+    from mlx_steer.cli.output import console, duration, safe
 
     out = console()
     where = "on this machine" if found.downloaded else "not downloaded"
@@ -62,6 +69,12 @@ def _print_plan(found: ExperimentPlan) -> None:
         total = duration(sum(found.seconds.values()))
         speeds = f"{found.rates.read:.0f} prompt and {found.rates.decode:.0f} new tokens/s"
         out.print(f"At most about {total}, at {speeds}. {found.rates.basis}", markup=False)
+    elif found.memory is not None:
+        out.print(
+            f"At most about {sum(stage.decoded for stage in found.stages):,} new tokens. How long "
+            "they take no earlier run on this machine tells (--runs); --measure finds out.",
+            markup=False,
+        )
     _print_power(found)
     _print_memory(found)
     for note in found.notes:
@@ -126,12 +139,3 @@ def _print_memory(found: ExperimentPlan) -> None:
     macs = {memory: found.memory.rows_on_mac(memory) for memory in MACS}
     held = (f"{memory} GB: {rows or 'none'}" for memory, rows in macs.items())
     out.print(f"Rows that Macs hold, by their memory: {'; '.join(held)}")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit people would use."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

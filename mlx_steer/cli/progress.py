@@ -6,43 +6,32 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from mlx_steer.cli.output import safe
+from mlx_steer.cli.output import duration, safe
+from mlx_steer.cli.timeline import Timeline
 
 if TYPE_CHECKING:
-    from mlx_steer.experiment.progress import Progress
-
-
-# So many rows, or a tenth of them all, tell how long the others take. Rows are decoded together:
-# when the first of them ends, nearly all the work of the others may be done, or nearly none.
-_TELLING_ROWS = 128
-
-
-def time_left(made: int, left: int, seconds: float) -> float | None:
-    """Seconds that what is left will take; None while that would be a guess.
-
-    Args:
-        made: Rows finished in this time.
-        left: Rows that are still to come.
-        seconds: The time they took.
-    """
-    if not left or made < min(_TELLING_ROWS, (made + left) / 10) or seconds < 5:
-        return None
-    return seconds / made * left
+    from mlx_steer.experiment.progress import Expected, Progress
 
 
 class Quiet:
     """Says nothing but notes."""
 
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Nothing."""
+
     def stage(self, name: str, total: int, done: int) -> None:
         """Nothing."""
 
     def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Nothing."""
+
+    def interim(self, text: str) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
@@ -53,22 +42,54 @@ class Quiet:
         """Nothing."""
 
 
-class Lines(Quiet):
+class _Timed(Quiet):
+    """Keeps how far the run is."""
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self._line = Timeline()
+        self._name = ""
+
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Keep it."""
+        self._line.expect(stages, known)
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """A stage begins."""
+        self._line.stage(name, total, done)
+        self._name, self._total, self._done = name, total, done
+        self._tokens, self._start = 0, time.monotonic()
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Count it."""
+        self._line.advance(units, tokens)
+        self._done += units
+        self._tokens += tokens
+
+    def _speed(self) -> str:
+        spent = max(time.monotonic() - self._start, 1e-9)
+        return f"{self._tokens / spent:.0f} tokens/s" if self._tokens else ""
+
+    def _left(self) -> str:
+        seconds = self._line.left()
+        return "" if seconds is None else f"{duration(seconds)} left"
+
+
+class Lines(_Timed):
     """A line when a stage begins, one every few seconds, and one when it ends."""
 
     every = 10.0
 
-    def __init__(self) -> None:
-        """No stage yet."""
-        self._name = ""
-
     def stage(self, name: str, total: int, done: int) -> None:
         """Announce a stage."""
-        self._name, self._total, self._done = name, total, done
-        self._tokens, self._start = 0, time.monotonic()
-        self._at_start, self._last = done, self._start
+        super().stage(name, total, done)
+        self._last = self._start
         before = f", {done} done before" if done else ""
-        click.echo(f"{name}: {total} rows{before}", err=True)
+        click.echo(f"{name} ({self._line.place}): {total} rows{before}", err=True)
+
+    def interim(self, text: str) -> None:
+        """One line on standard error."""
+        click.echo(safe(text), err=True)
 
     def tell(self, text: str) -> None:
         """One line on standard error."""
@@ -76,67 +97,79 @@ class Lines(Quiet):
 
     def advance(self, units: int = 0, tokens: int = 0) -> None:
         """Count, and print now and then."""
-        self._done += units
-        self._tokens += tokens
+        super().advance(units, tokens)
         now = time.monotonic()
         if now - self._last >= self.every or (units and self._done == self._total):
             self._last = now
-            click.echo(f"{self._name}: {self._done}/{self._total} rows{self._speed(now)}", err=True)
-
-    def _speed(self, now: float) -> str:
-        spent = max(now - self._start, 1e-9)
-        parts = [f"{self._tokens / spent:.0f} tokens/s"] if self._tokens else []
-        left = time_left(self._done - self._at_start, self._total - self._done, spent)
-        parts += [] if left is None else [f"{left:.0f} s left"]
-        return f" ({', '.join(parts)})" if parts else ""
+            done, of = self._line.rows
+            whole = f"{done}/{of} in all" if of > self._total else ""
+            parts = ", ".join(part for part in (self._speed(), whole, self._left()) if part)
+            said = f" ({parts})" if parts else ""
+            click.echo(f"{self._name}: {self._done}/{self._total} rows{said}", err=True)
 
 
-class Bar(Quiet):
-    """A live bar with rows done, tokens per second and time left."""
+class Bar(_Timed):
+    """One live bar over the whole run; under it, what the rows say so far."""
 
     def __init__(self) -> None:
         """Made, not shown yet."""
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-        )
+        super().__init__()
+        from rich.console import Console, RenderableType
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+        from rich.text import Text
 
-        self.live = Progress(
-            TextColumn("{task.description:>8}"),
+        outer = self
+
+        class Shown(Progress):
+            def get_renderables(self) -> Iterator[RenderableType]:
+                yield self.make_tasks_table(self.tasks)
+                if outer._interim:
+                    yield Text(outer._interim, style="dim")
+
+        self._interim = ""
+        self.live = Shown(
+            TextColumn("{task.description:>16}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rows  {task.fields[speed]:>14}"),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rows]} rows  {task.fields[speed]:>13}"),
             TextColumn("{task.fields[left]:>12}"),
             console=Console(stderr=True),
         )
+        self._task = self.live.add_task("", total=1.0, visible=False, rows="", speed="", left="")
 
     def stage(self, name: str, total: int, done: int) -> None:
-        """A new bar."""
-        self._task = self.live.add_task(name, total=total, completed=done, speed="", left="")
-        self._made, self._left = 0, total - done
-        self._tokens, self._start = 0, time.monotonic()
+        """Another part of the bar."""
+        super().stage(name, total, done)
+        self._show()
 
     def advance(self, units: int = 0, tokens: int = 0) -> None:
         """Move the bar."""
-        self._tokens += tokens
-        self._made += units
-        self._left -= units
-        spent = max(time.monotonic() - self._start, 1e-9)
-        speed = f"{self._tokens / spent:.0f} tokens/s" if self._tokens else ""
-        seconds = time_left(self._made, self._left, spent)
-        left = "" if seconds is None else f"{seconds:.0f} s left"
-        self.live.update(self._task, advance=units, speed=speed, left=left)
+        super().advance(units, tokens)
+        self._show()
+
+    def interim(self, text: str) -> None:
+        """The line under the bar."""
+        self._interim = safe(text)
 
     def note(self, text: str) -> None:
-        """A line above the bars."""
+        """A line above the bar."""
         self.live.console.print(f"note: {safe(text)}", markup=False)
 
     def tell(self, text: str) -> None:
-        """A line above the bars."""
+        """A line above the bar."""
         self.live.console.print(safe(text), markup=False)
+
+    def _show(self) -> None:
+        done, of = self._line.rows
+        self.live.update(
+            self._task,
+            visible=True,
+            description=f"{safe(self._name)} {self._line.place}",
+            completed=self._line.part,
+            rows=f"{done}/{of}",
+            speed=self._speed(),
+            left=self._left(),
+        )
 
 
 class Stoppable:
@@ -152,6 +185,14 @@ class Stoppable:
         """See the class."""
         self._told = told
         self._in_stage = self._decoding = self._asked = False
+
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Pass it on."""
+        self._told.expect(stages, known)
+
+    def interim(self, text: str) -> None:
+        """Pass it on."""
+        self._told.interim(text)
 
     def stage(self, name: str, total: int, done: int) -> None:
         """Pass it on."""

@@ -24,11 +24,15 @@ class BatchChoice:
         memory: What the batch takes.
         limit: Bytes that can be used.
         note: Why it is not the config's batch size, if it is not.
+        counts: What is decoded, read and scored, for whoever wants to know how far it is.
+        size: The model's.
     """
 
     memory: MemoryEstimate
     limit: int
     note: str | None = None
+    counts: tuple[StageCount, ...] = ()
+    size: ModelSize | None = None
 
     @property
     def rows(self) -> int:

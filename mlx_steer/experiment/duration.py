@@ -1,25 +1,20 @@
-"""How long a run takes: by measuring the model, or by what is known of the machine."""
+"""How long a run takes: by measuring the model, or by what earlier runs on this machine say."""
 
 from __future__ import annotations
 
-import os
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from mlx_steer.blas import openblas_status
 from mlx_steer.config import ModelConfig
-from mlx_steer.model.machine import has_metal
+from mlx_steer.model.machine import device_name
 from mlx_steer.model.size import ModelSize
+from mlx_steer.run.rates import MachineRates
+from mlx_steer.run.records import Manifest
 
-# Memory bandwidth in GB/s of M1 to M4, within a third. Their GPUs compute some 34 operations in
-# float16 for each byte they can read; of both, language models reach about 60 %.
-_BANDWIDTH = {"Pro": 200, "Max": 400, "Ultra": 800}
-_PLAIN_CHIP = 100
-_OPERATIONS_PER_BYTE, _REACHED = 34, 0.6
-
-# Measured on two x86_64 cores with OpenBLAS: operations per second and core of float32 products
-# while reading prompts and while decoding 64 rows; bytes per second. Other products use one core.
-_READING, _DECODING, _CPU_BANDWIDTH = 60e9, 37e9, 9e9
-_SLOW_PRODUCTS = {"reference": 2.5e9, "quantized": 2.3e9, "half": 5e9}
+# Sizes that differ by less are the same model's.
+_SAME = 0.02
 
 
 @dataclass(frozen=True)
@@ -54,51 +49,54 @@ def measured_rates(settings: ModelConfig, rows: int, prompt_tokens: int) -> Rate
     return Rates(round(read, 1), speed.steered, basis)
 
 
-def assumed_rates(size: ModelSize, rows: int, tokens: int) -> Rates:
-    """Speeds from the model's size and what is known of such machines.
+def learned_rates(size: ModelSize, runs: Iterable[Path]) -> Rates | None:
+    """Speeds from the manifests of earlier runs on this machine.
+
+    Those of the model nearest in size are taken, of equals the newest run's; a model of another
+    size takes time by its number of parameters.
 
     Args:
         size: The model's.
-        rows: Rows decoded at a time.
-        tokens: Of a row's prompt and response.
+        runs: Run directories.
+
+    Returns:
+        None if no run on this machine had weights and numbers of the same kind.
     """
-    operations = 2 * size.shape.active_parameters
-    moved = size.weights + rows * size.shape.kv_bytes(tokens, size.dtype_bytes)
-    if has_metal():
-        chip, bandwidth = _chip()
-        speed = bandwidth * _OPERATIONS_PER_BYTE * _REACHED
-        read, step = speed / operations, moved / (bandwidth * _REACHED) + rows * operations / speed
-        basis = (
-            f"Assumed, within a factor of two or so: {chip} moves {bandwidth / 1e9:.0f} GB/s and "
-            f"computes {bandwidth * _OPERATIONS_PER_BYTE / 1e12:.1f} TFLOP/s, of which "
-            f"{_REACHED:.0%} are reached; --measure finds out."
-        )
-        return Rates(round(read, 1), round(rows / step, 1), basis)
-    reading, decoding, what = _cpu(size.dtype_bytes, size.quantized)
-    step = moved / _CPU_BANDWIDTH + rows * operations / decoding
-    basis = (
-        f"Assumed, within a factor of three or so: {what} at {reading / 1e9:.1f} GFLOP/s for "
-        f"prompts and {decoding / 1e9:.1f} for decoding; --measure finds out."
+    found = [
+        (_distance(size, one.rates), one.started, folder, one)
+        for folder in runs
+        if (one := _manifest(folder)) is not None
+        and one.rates is not None
+        and one.device == device_name()
+        and _alike(size, one.rates)
+    ]
+    if not found:
+        return None
+    nearest = min(round(distance, 3) for distance, *_ in found)
+    _, _, folder, manifest = max(
+        (line for line in found if round(line[0], 3) == nearest), key=lambda line: line[1]
     )
-    return Rates(round(reading / operations, 1), round(rows / step, 1), basis)
+    rates = manifest.rates
+    assert rates is not None
+    basis = f"Learned from {folder} ({manifest.model.id}, {rates.rows} rows at a time)"
+    factor = rates.parameters / size.shape.active_parameters
+    if nearest > _SAME:
+        basis += f", by the size of this model: {1 / factor:.2g} times as large"
+    return Rates(round(rates.read * factor, 1), round(rates.decode * factor, 1), f"{basis}.")
 
 
-def _cpu(dtype_bytes: int, quantized: bool) -> tuple[float, float, str]:
-    if quantized:
-        speed = _SLOW_PRODUCTS["quantized"]
-        return speed, speed, "quantised products on a CPU"
-    if dtype_bytes < 4:
-        return _SLOW_PRODUCTS["half"], _SLOW_PRODUCTS["half"], "16-bit products on a CPU"
-    if not openblas_status().ok:
-        speed = _SLOW_PRODUCTS["reference"]
-        return speed, speed, "float32 products without OpenBLAS"
-    count = os.cpu_count() or 1
-    return _READING * count, _DECODING * count, f"float32 products on {count} CPU cores"
+def _manifest(folder: Path) -> Manifest | None:
+    try:
+        return Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
-def _chip() -> tuple[str, float]:
-    """The chip's name and its bandwidth in bytes per second."""
-    import mlx.core as mx
+def _distance(size: ModelSize, rates: MachineRates) -> float:
+    return abs(math.log(rates.parameters / size.shape.active_parameters))
 
-    name = str(mx.device_info().get("device_name", "this chip"))
-    return name, 1e9 * _BANDWIDTH.get(name.split()[-1], _PLAIN_CHIP)
+
+def _alike(size: ModelSize, rates: MachineRates) -> bool:
+    """Whether both have numbers of the same width and weights as finely quantised."""
+    own = size.weights / size.shape.active_parameters
+    return rates.dtype_bytes == size.dtype_bytes and 0.8 < own / rates.parameter_bytes < 1.25

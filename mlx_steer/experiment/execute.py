@@ -22,7 +22,8 @@ from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
-from mlx_steer.experiment.plan import batch_for
+from mlx_steer.experiment.pace import Pace, expected, machine_rates
+from mlx_steer.experiment.plan import batch_for, folders_in
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.results import RunResults
@@ -30,6 +31,7 @@ from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.scoring import price, score
 from mlx_steer.experiment.work import Work
 from mlx_steer.judge import judge_response
+from mlx_steer.metrics.interim import interim
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment
@@ -85,8 +87,13 @@ def run_experiment(
     run.log(str(fitting))
     if fitting.note is not None:
         diary.note(fitting.note)
-    work = Work(config, behavior, run, progress, BatchSize(fitting.rows, diary.note))
-    manifest = diary.begun(model, fitting.rows)
+    pace = Pace(progress, lambda: interim(run.folder))
+    pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
+    work = Work(config, behavior, run, pace, BatchSize(fitting.rows, diary.note))
+    before = run.read_record("manifest.json", Manifest)
+    # Written where they are known; a start that makes little keeps those of an earlier one.
+    known = {"rates": before.rates} if before and before.rates else {}
+    manifest = diary.begun(model, fitting.rows).model_copy(update=known)
     run.write_record("manifest.json", manifest)
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
     if manifest.speed is None:
@@ -100,7 +107,9 @@ def run_experiment(
             judge = judge or _loaded_alone(config.judge_model)
             diary.notes += judge_rows(work, config.judge_model, judge)
         manifest = manifest.model_copy(update={"judge_model": judge.info})
-    run.write_record("manifest.json", diary.finished(manifest, work.batch.rows))
+    manifest = diary.finished(manifest, work.batch.rows)
+    rates = machine_rates(fitting, pace.stages) or manifest.rates
+    run.write_record("manifest.json", manifest.model_copy(update={"rates": rates} if rates else {}))
     return run.folder
 
 

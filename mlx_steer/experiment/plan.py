@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_steer.behaviors import Behavior, load_behavior
@@ -23,7 +24,7 @@ from mlx_steer.engine.memory import (
 from mlx_steer.errors import ConfigError, ModelError
 from mlx_steer.experiment.batch_size import BatchChoice, choose_batch, workload
 from mlx_steer.experiment.counts import Counts, StageCount
-from mlx_steer.experiment.duration import Rates, assumed_rates, measured_rates
+from mlx_steer.experiment.duration import Rates, learned_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.stand_ins import StandIns
@@ -102,8 +103,8 @@ class ExperimentPlan:
         power: See `Power`.
         batch_size: The config's if it fits, or what does; if sizes are unknown, the config's.
         memory: None if the model's sizes are unknown.
-        rates: None if the model's sizes are unknown.
-        seconds: By stage, at most; empty if the model's sizes are unknown.
+        rates: None if no earlier run tells.
+        seconds: By stage, at most; empty without rates.
         notes: What a person should know.
     """
 
@@ -124,12 +125,15 @@ class ExperimentPlan:
         return asdict(self)
 
 
-def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> ExperimentPlan:
+def plan_experiment(
+    config: ExperimentConfig, *, measure: bool = False, runs: Path = Path("runs")
+) -> ExperimentPlan:
     """Count an experiment's rows and estimate what they can show and take.
 
     Args:
         config: The experiment.
-        measure: Load the model and time it, instead of assuming speeds.
+        measure: Load the model and time it, instead of learning speeds from earlier runs.
+        runs: Where earlier runs are.
 
     Raises:
         ConfigError: If the config asks for layers that cannot be known yet or have no vector, or
@@ -162,7 +166,10 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
             notes.append(f"Not for this machine: {error}.")  # but perhaps for another
         else:
             batch_size = choice.rows
-            rates = _rates(config, facts.size, found.counts, batch_size, measure)
+            if measure:
+                rates = _measured(config, found.counts, batch_size)
+            else:
+                rates = learned_rates(facts.size, folders_in(runs))
             notes += [choice.note] if choice.note else []
             notes += _warnings(memory)
     return ExperimentPlan(
@@ -175,7 +182,7 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
         batch_size=batch_size,
         memory=memory,
         rates=rates,
-        seconds={count.name: _seconds(count, rates) for count in found.counts} if rates else {},
+        seconds={c.name: round(seconds(c, rates), 1) for c in found.counts} if rates else {},
         notes=tuple(notes),
     )
 
@@ -207,7 +214,8 @@ def batch_for(
     size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
     facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
     found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
-    return choose_batch(config, size, workload(config, found.counts), working_set())
+    choice = choose_batch(config, size, workload(config, found.counts), working_set())
+    return replace(choice, counts=found.counts, size=size)
 
 
 @dataclass(frozen=True)
@@ -264,24 +272,24 @@ def _memory(
     )
 
 
-def _rates(
-    config: ExperimentConfig,
-    size: ModelSize,
-    counts: Sequence[StageCount],
-    batch_size: int,
-    measure: bool,
-) -> Rates:
+def folders_in(runs: Path) -> list[Path]:
+    """The directories in one, run directories among them; none if it does not exist."""
+    try:
+        return sorted(path for path in runs.iterdir() if path.is_dir())
+    except OSError:
+        return []
+
+
+def seconds(count: StageCount, rates: Rates) -> float:
+    """What a stage takes at most."""
+    return count.read / rates.read + count.decoded / rates.decode
+
+
+def _measured(config: ExperimentConfig, counts: Sequence[StageCount], batch_size: int) -> Rates:
     made = [count for count in counts if count.decoded]
     rows = sum(count.rows for count in made)
     prompt = round(sum(count.prompt_tokens for count in made) / max(1, rows))
-    at_once = max(1, min(batch_size, rows))
-    if measure:
-        return measured_rates(config.model, at_once, prompt)
-    return assumed_rates(size, at_once, prompt + config.generation.max_tokens)
-
-
-def _seconds(count: StageCount, rates: Rates) -> float:
-    return round(count.read / rates.read + count.decoded / rates.decode, 1)
+    return measured_rates(config.model, max(1, min(batch_size, rows)), prompt)
 
 
 def _warnings(memory: MemoryPlan) -> list[str]:

@@ -18,17 +18,24 @@ def environment() -> dict[str, Any]:
     """Versions, platform, device, memory and BLAS, as JSON values."""
     import mlx.core as mx
 
-    device, blas = mx.device_info(), openblas_status()
+    blas = openblas_status()
     return {
         "mlx_steer": version("mlx-steer"),
         **{name.replace("-", "_"): _version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": str(device.get("device_name", mx.default_device())),
+        "device": device_name(),
         "metal": mx.metal.is_available(),
         "memory_gb": round(memory_bytes() / 1e9, 1),
         "blas": f"{blas.state}: {blas.detail}",
     }
+
+
+def device_name() -> str:
+    """What MLX computes on, such as a chip's name."""
+    import mlx.core as mx
+
+    return str(mx.device_info().get("device_name", mx.default_device()))
 
 
 def memory_bytes() -> int:

@@ -25,6 +25,7 @@ from mlx_steer.bands import LayerOrBand, band_of
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.files import shown
+from mlx_steer.run.rates import MachineRates
 from mlx_steer.vectors import ModelInfo, SteeringVector, SteeringVectorSet, relative_dose
 from mlx_steer.words import (
     FinishReason,
@@ -78,6 +79,7 @@ class Manifest(Record):
     numpy: str | None
     transformers: str | None = None
     huggingface_hub: str | None = None
+    rates: MachineRates | None = None
     python: str
     platform: str
     device: str

@@ -13,7 +13,6 @@ from mlx_steer.behaviors import load_behavior
 from mlx_steer.config import ExperimentConfig, load_config, parse_config
 from mlx_steer.engine.memory import Workload, choose_batch_size
 from mlx_steer.errors import ConfigError, ModelError
-from mlx_steer.experiment import duration
 from mlx_steer.experiment import model_facts as facts
 from mlx_steer.experiment.plan import batch_for, plan_experiment
 from mlx_steer.experiment.stand_ins import stand_in
@@ -257,7 +256,7 @@ def test_a_layer_the_model_does_not_have_is_refused(folder: Path) -> None:
         plan_experiment(small(folder, extract={"layers": [6]}))
 
 
-def test_a_cached_config_is_enough_for_memory_and_time(
+def test_a_cached_config_is_enough_for_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
@@ -265,15 +264,13 @@ def test_a_cached_config_is_enough_for_memory_and_time(
     monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: MAC_48)
     config = load_config(Path(__file__).parents[2] / "configs" / "mistral_7b_v0_2_refusal.yaml")
     found = plan_experiment(config)
-    assert found.memory is not None and found.rates is not None
+    assert found.memory is not None
     assert not found.downloaded
     assert found.notes[0].endswith("are not downloaded yet.")
     assert found.batch_size == 64
     chosen = next(e for e in found.memory.sizes if e.rows == 64)
     assert chosen.weights == weight_bytes_of(MISTRAL, quantize=4)
     assert chosen.fits(MAC_48)
-    assert sum(found.seconds.values()) > 60
-    assert found.seconds.keys() == {s.name for s in found.stages}
 
 
 def test_a_model_at_hand_is_planned_with_its_tokenizer_and_memory(folder: Path) -> None:
@@ -337,39 +334,12 @@ def test_a_part_of_an_experiment_takes_what_that_part_needs(folder: Path) -> Non
     assert parts.peak < whole.peak
 
 
-def test_speeds_are_measured_on_the_model_or_assumed_with_the_assumption_stated(
-    folder: Path,
-) -> None:
-    assumed = plan_experiment(small(folder))
-    assert assumed.rates is not None and assumed.rates.basis.startswith("Assumed")
+def test_speeds_are_measured_on_the_model_where_that_is_asked_for(folder: Path) -> None:
     measured = plan_experiment(small(folder), measure=True)
     assert measured.rates is not None and measured.rates.basis.startswith("Measured")
     stage = next(s for s in measured.stages if s.name == "sweep")
     expected = stage.read / measured.rates.read + stage.decoded / measured.rates.decode
     assert measured.seconds["sweep"] == pytest.approx(expected, abs=0.1)
-
-
-def test_slow_products_are_assumed_to_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = Shape.of(MISTRAL)
-    monkeypatch.setattr(duration, "has_metal", lambda: False)
-    four = duration.assumed_rates(ModelSize(shape, 4 * 10**9, 2, quantized=True), 64, 200)
-    full = duration.assumed_rates(ModelSize(shape, 29 * 10**9, 4), 64, 200)
-    assert four.decode < full.decode
-    # As measured: six seconds a token.
-    assert 1 / four.read == pytest.approx(6, rel=0.2)
-
-
-@pytest.mark.parametrize(("chip", "low", "high"), [("Apple M2", 5, 25), ("Apple M2 Max", 20, 100)])
-def test_a_single_row_on_a_mac_is_bound_by_its_bandwidth(
-    chip: str, low: float, high: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(duration, "has_metal", lambda: True)
-    monkeypatch.setattr("mlx.core.device_info", lambda: {"device_name": chip})
-    size = ModelSize(Shape.of(MISTRAL), 4 * 10**9, 2, quantized=True)
-    one, many = (duration.assumed_rates(size, n, 200) for n in (1, 64))
-    assert low < one.decode < high
-    assert many.decode > 3 * one.decode
-    assert chip in one.basis
 
 
 def test_plan_prints_tables_or_json(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mlx_steer.config import ExperimentConfig, parse_config
 from mlx_steer.experiment.execute import run_experiment
+from mlx_steer.experiment.progress import Expected
 from mlx_steer.run.directory import RunDirectory
 from tests.helpers.behaviors import behavior_folder
 from tests.helpers.tiny import tiny_folder
@@ -63,6 +64,16 @@ class Told:
         self.told: list[str] = []
         self.made: dict[str, int] = {}
         self.steps = 0
+        self.expected: list[Expected] = []
+        self.interims: list[str] = []
+
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Keep it."""
+        self.expected = list(stages)
+
+    def interim(self, text: str) -> None:
+        """Keep it."""
+        self.interims.append(text)
 
     def stage(self, name: str, total: int, done: int) -> None:
         """Keep it."""
