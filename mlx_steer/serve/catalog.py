@@ -81,9 +81,9 @@ class Measured:
 
     def told(self) -> dict[str, JsonValue]:
         """As responses have it."""
-        told = asdict(self)
-        del told["gated"], told["doses"]  # presets and warnings say them
-        return dict(told)
+        told = {**asdict(self), "doses": {str(k): dose for k, dose in self.doses.items()}}
+        del told["gated"]  # a preset says it
+        return told
 
 
 @dataclass(frozen=True)

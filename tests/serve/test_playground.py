@@ -2,8 +2,12 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
+
+from mlx_steer.serve.catalog import Catalog, Measured
+from tests.helpers.serving import listening, service
 
 
 class Playground:
@@ -146,6 +150,20 @@ def test_several_vectors_act_together_and_are_saved_as_a_preset(page, client):
     page.click(".vector button")
     assert page.run("return document.querySelectorAll('.vector').length") == 1
     assert page.run("return document.querySelector('#preset').value") == ""
+
+
+def test_the_doses_that_were_measured_are_marked(browser, scheduler, model):
+    found = service(scheduler, model)
+    measured = Measured("Brevity", "It works.", 3, 1.5, 0.9, doses={1: 0.3, 3: 0.9})
+    catalog = Catalog(found.catalog.offered, found.catalog.vectors, {"brevity": measured})
+    with listening(replace(found, catalog=catalog)) as address:
+        page = Playground(browser, address)
+        widths = []
+        for layer in ("3", "1"):
+            page.set("#vectors select[aria-label=Layer]", layer)
+            widths.append(page.run("return document.querySelector('.measured').offsetWidth"))
+        assert widths[0] > 2 * widths[1] > 0
+        assert page.text(".vector .note").startswith("It works. The bar marks")
 
 
 def test_what_the_server_refuses_is_shown(page):
