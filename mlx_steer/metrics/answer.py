@@ -22,6 +22,7 @@ class Settled(Numbers):
         relative_dose: None where the norms of hidden states are unknown.
         rates: On the test half, by measure.
         coherence: Mean over all rows.
+        incoherent: Share of all rows.
         broken_limits: The limits it breaks on the test half.
         against_base: On target prompts: the primary test.
         select_target: The target rate on the select half, which it was chosen by.
@@ -35,6 +36,7 @@ class Settled(Numbers):
     relative_dose: Number
     rates: Measured[Share]
     coherence: Number
+    incoherent: Share | None = None
     broken_limits: tuple[str, ...]
     against_base: Difference
     select_target: Share | None

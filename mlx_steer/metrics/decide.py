@@ -107,6 +107,7 @@ def _settled(data: ScoredRun, select: Sweep, test: Comparison, kind: _Kind) -> S
         relative_dose=cell.relative_dose,
         rates=_rates(cell),
         coherence=cell.coherence.mean,
+        incoherent=cell.incoherent,
         broken_limits=broken,
         against_base=difference,
         select_target=chosen.target if chosen and chosen.target.n else None,

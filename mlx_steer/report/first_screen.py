@@ -85,10 +85,15 @@ def _sentence(answer: Answer, words: Words) -> str:
             f"{percent(cell.rates.false_positive.rate)}"
         )
     if cell.broken_limits:
-        text += f"; it breaks the limits on {' and '.join(cell.broken_limits)}"
+        text += f"; it breaks the limits on {' and '.join(_broken(cell))}"
     if answer.fixed_does_as_well and answer.verdict == "works behind a gate":
         text += "; a fixed text behind the same gate does as well"
     return f"{text}."
+
+
+def _broken(cell: Settled) -> list[str]:
+    apart = f" ({percent(cell.incoherent.rate)})" if cell.incoherent else ""
+    return [f"{limit}{apart * (limit == 'incoherent rows')}" for limit in cell.broken_limits]
 
 
 def _at(answer: Answer) -> str:
@@ -182,10 +187,8 @@ _HOW: dict[AnswerVerdict, str] = {
 
 def _standing(difference: Difference) -> str:
     if difference.finding == "no difference shown":
-        return (
-            f"{points(difference.difference)} points away, no difference shown "
-            f"({corrected_p(difference)})"
-        )
+        by = points(difference.difference)
+        return f"not shown to differ, at {by} points ({corrected_p(difference)})"
     way = "ahead" if difference.finding == "higher" else "behind"
     by = points(abs(difference.difference)).lstrip("+")
     return f"{way} by {by} points ({corrected_p(difference)})"

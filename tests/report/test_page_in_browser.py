@@ -87,7 +87,7 @@ def test_nothing_is_loaded_from_elsewhere(page):
     names = page.run("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in names if not name.startswith("data:")] == []
     pictures = page.run("return [...document.images].map(i => [i.complete, i.naturalWidth])")
-    assert len(pictures) == 5 and all(done and width > 300 for done, width in pictures)
+    assert len(pictures) == 6 and all(done and width > 300 for done, width in pictures)
 
 
 def test_a_number_in_a_table_leads_to_the_rows_behind_it(page):
