@@ -37,7 +37,7 @@ CASES = [
     Case("a misspelt command", lambda w: ["extrat"], ("did you mean 'extract'",)),
     Case("a misspelt one below", lambda w: ["vectors", "shw"], ("did you mean 'show'",)),
     Case("an unknown option", lambda w: ["run", "--outt", "x"], ("--outt",)),
-    Case("no config", lambda w: ["run"], ("Missing argument 'CONFIG'",)),
+    Case("no config", lambda w: ["run"], ("give a CONFIG",)),
     Case(
         "an empty model",
         lambda w: ["extract", "--model", " ", "--out", w.out],

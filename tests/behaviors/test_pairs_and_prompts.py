@@ -132,7 +132,7 @@ WRONG_ENTRIES: dict[str, tuple[str, str]] = {
     ),
     "wrong split": (
         '{"prompt": "a", "set": "other", "split": "train"}',
-        "'split': must be 'select', 'test' or 'gate' .got 'train'",
+        "'split': must be 'select', 'test', 'gate', 'extract' or 'facts' .got 'train'",
     ),
     "tools as list": ('{"prompt": "a", "set": "other", "tools": []}', "must be true or false"),
     "tools of nobody": ('{"prompt": "a", "set": "other", "tools": true}', "key 'tools': only"),

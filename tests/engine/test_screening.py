@@ -11,7 +11,7 @@ from mlx_steer.engine.screening import opening_tokens, screen
 from mlx_steer.engine.steered import gate_score
 from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.errors import DataError, GenerationError, ModelError, VectorError
-from mlx_steer.experiment.results import lean
+from mlx_steer.experiment.leans import lean
 from mlx_steer.model.load import Model
 from tests.helpers.tiny import (
     HIDDEN,
