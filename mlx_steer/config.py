@@ -26,6 +26,7 @@ from mlx_steer.words import (
     GateMethod,
     Method,
     Scope,
+    Shard,
     Strategy,
     TokenPosition,
 )
@@ -74,6 +75,7 @@ class ModelConfig(_Section):
     adapter: Text | None = None
     dequantize: bool = False
     thinking: bool = False
+    shard: Shard | None = None
 
 
 class JudgeModelConfig(ModelConfig):

@@ -21,6 +21,7 @@ from mlx_steer.cli.options import (
     quiet_option,
 )
 from mlx_steer.cli.progress import progress
+from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.config import ExperimentConfig
@@ -117,7 +118,8 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
     chosen = None if layers == "all" else layers
     states = pair_states(model, data, chosen, **how)
     vectors = states.vectors(method)
-    vectors.save(out)
+    if not launched_rank():  # of several ranks, the first
+        vectors.save(out)
     if not quiet:
         print_vectors(vectors, states.separation(method))
     click.echo(str(out))
@@ -251,8 +253,16 @@ def _execute(
     from mlx_steer.report import write_report
     from mlx_steer.run.directory import RunDirectory
 
-    with RunDirectory.open(out, fresh=fresh) as directory:
+    opened = RunDirectory.open(out, fresh=fresh)
+    if config.model.shard is not None:
+        from mlx_steer.experiment.mirror import run_in_step
+        from mlx_steer.team import team
+
+        opened = run_in_step(config, out, team(), fresh=fresh)
+    with opened as directory:
         with progress(quiet) as told:
             run_experiment(config, directory, told, sweep=sweep, compare=compare)
+        if launched_rank():
+            return  # rank 0 keeps the run
         files = write_report(directory.folder)
     click.echo(str(files.markdown))

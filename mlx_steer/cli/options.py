@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from mlx_steer.words import DtypeChoice, TokenPosition
+from mlx_steer.words import DtypeChoice, Shard, TokenPosition
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -156,6 +156,11 @@ def model_options(command: Decorated) -> Decorated:
                 "--dequantize", is_flag=True, help="Expand quantised weights (faster on Linux)."
             ),
             click.option("--thinking", is_flag=True, help="Let the model think first (Qwen3)."),
+            click.option(
+                "--shard",
+                type=click.Choice(get_args(Shard)),
+                help="Spread the weights over the ranks that mlx.launch started.",
+            ),
         ]
     ):
         command = option(command)
@@ -166,7 +171,7 @@ def model_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the model's options out of a command's, as the config's `model` section."""
     if options["model"] is not None and not options["model"].strip():
         raise click.UsageError("--model is empty; give a hub id, a folder or smollm2-135m")
-    names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking")
+    names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking", "shard")
     settings = {"name": options.pop("model"), **{name: options.pop(name) for name in names}}
     if settings["quantize"] is not None:
         settings["quantize"] = int(settings["quantize"])

@@ -20,8 +20,15 @@ if TYPE_CHECKING:
     "--batch-size", type=click.IntRange(1, 4096), metavar="N", help="Instead of the config's."
 )
 @click.option("--measure", is_flag=True, help="Load the model and time it, to say how long.")
+@click.option(
+    "--ranks",
+    type=click.IntRange(1, 1024),
+    default=1,
+    metavar="N",
+    help="For model.shard: how many ranks there will be; memory is each one's.",
+)
 @json_option
-def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> None:
+def plan(config: Path, batch_size: int | None, measure: bool, ranks: int, as_json: bool) -> None:
     """Say what the experiment of a CONFIG file will run, show, need and take."""
     from mlx_steer.config import load_config
     from mlx_steer.experiment.plan import plan_experiment
@@ -30,7 +37,7 @@ def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool) -> 
     if batch_size is not None:
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
-    found = plan_experiment(experiment, measure=measure)
+    found = plan_experiment(experiment, measure=measure, ranks=ranks)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_steer.cli.output import safe
+from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.experiment.progress import Progress
@@ -50,6 +51,13 @@ class Quiet:
         click.echo(f"note: {safe(text)}", err=True)
 
     def tell(self, text: str) -> None:
+        """Nothing."""
+
+
+class Silent(Quiet):
+    """Says nothing: rank 0 speaks for all."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -213,7 +221,9 @@ def progress(quiet: bool) -> Iterator[Progress]:
 def _shown(quiet: bool) -> Iterator[Progress]:
     import sys
 
-    if quiet:
+    if launched_rank():
+        yield Silent()
+    elif quiet:
         yield Quiet()
     elif sys.stderr.isatty():
         bar = Bar()

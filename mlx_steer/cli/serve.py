@@ -89,6 +89,8 @@ def serve(
     named = [_named(text) for text in vectors]
     listener = Address(host, port).listen()
     settings = model_settings(options)
+    if settings["shard"]:
+        raise click.UsageError("requests reach one rank alone: leave --shard out")
     model = load_model(settings.pop("name"), **settings)
     catalog = _catalog(model, named, presets)
     _log_safely()

@@ -79,7 +79,13 @@ def run_experiment(
     run.log(str(fitting))
     if fitting.note is not None:
         diary.note(fitting.note)
-    work = Work(config, behavior, run, progress, BatchSize(fitting.rows, diary.note))
+    work = Work(
+        config,
+        behavior,
+        run,
+        progress,
+        BatchSize(fitting.rows, diary.note, lowered=model.team.size == 1),
+    )
     manifest = diary.begun(model, fitting.rows)
     run.write_record("manifest.json", manifest)
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
@@ -131,6 +137,7 @@ def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
         adapter=settings.adapter,
         dequantize=settings.dequantize,
         thinking=settings.thinking,
+        shard=settings.shard,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlx_steer.behaviors import Behavior, load_behavior
@@ -124,12 +124,15 @@ class ExperimentPlan:
         return asdict(self)
 
 
-def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> ExperimentPlan:
+def plan_experiment(
+    config: ExperimentConfig, *, measure: bool = False, ranks: int = 1
+) -> ExperimentPlan:
     """Count an experiment's rows and estimate what they can show and take.
 
     Args:
         config: The experiment.
         measure: Load the model and time it, instead of assuming speeds.
+        ranks: How many a sharded model is spread over; memory is then each rank's.
 
     Raises:
         ConfigError: If the config asks for layers that cannot be known yet or have no vector, or
@@ -140,6 +143,10 @@ def plan_experiment(config: ExperimentConfig, *, measure: bool = False) -> Exper
     """
     behavior = load_behavior(config.behavior)
     facts = find_model(config.model)
+    if ranks > 1 and config.model.shard is None:
+        raise ConfigError("a model is spread over ranks by model.shard: tensor, which is not set")
+    if facts.size is not None:
+        facts = replace(facts, size=facts.size.over(ranks))
     if measure and not facts.downloaded:
         raise ConfigError(
             f"{config.model.name} is not on this machine, so it cannot be measured; "
@@ -205,10 +212,12 @@ def batch_for(
 
     leaves: list[tuple[str, mx.array]] = tree_flatten(model.network.parameters())  # type: ignore
     weights = sum(array.nbytes for _, array in leaves)
-    size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
+    size = ModelSize(Shape.of(model.config).over(model.team.size), weights, model.dtype.size)
     facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
     found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
-    return choose_batch(config, size, workload(config, found.counts), working_set())
+    return choose_batch(
+        config, size, workload(config, found.counts), model.team.least(working_set())
+    )
 
 
 @dataclass(frozen=True)

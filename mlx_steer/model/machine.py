@@ -20,8 +20,7 @@ def environment() -> dict[str, Any]:
 
     device, blas = mx.device_info(), openblas_status()
     return {
-        "mlx_steer": version("mlx-steer"),
-        **{name.replace("-", "_"): _version(name) for name in PACKAGES},
+        **versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(device.get("device_name", mx.default_device())),
@@ -29,6 +28,12 @@ def environment() -> dict[str, Any]:
         "memory_gb": round(memory_bytes() / 1e9, 1),
         "blas": f"{blas.state}: {blas.detail}",
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of this package and of those that results depend on."""
+    others = {name.replace("-", "_"): _version(name) for name in PACKAGES}
+    return {"mlx_steer": version("mlx-steer"), **others}
 
 
 def memory_bytes() -> int:
