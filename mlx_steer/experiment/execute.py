@@ -79,13 +79,8 @@ def run_experiment(
     run.log(str(fitting))
     if fitting.note is not None:
         diary.note(fitting.note)
-    work = Work(
-        config,
-        behavior,
-        run,
-        progress,
-        BatchSize(fitting.rows, diary.note, lowered=model.team.size == 1),
-    )
+    batch = BatchSize(fitting.rows, diary.note, lowered=model.team.size == 1)
+    work = Work(config, behavior, run, progress, batch)
     manifest = diary.begun(model, fitting.rows)
     run.write_record("manifest.json", manifest)
     _carry_out(work, model, diary, sweep=sweep, compare=compare)

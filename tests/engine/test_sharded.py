@@ -123,7 +123,7 @@ def test_on_one_machine_a_sharded_model_is_the_model(tmp_path: Path) -> None:
     assert load_model(str(folder), shard="tensor").identity == load_model(str(folder)).identity
 
 
-def test_a_rank_plans_with_its_part(few: list[dict[str, dict[str, Any]]]) -> None:
+def test_a_rank_plans_with_its_part() -> None:
     config = {
         "hidden_size": 8192, "num_hidden_layers": 80, "intermediate_size": 28672,
         "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256,
