@@ -18,6 +18,7 @@ _COMMANDS = {
     "extract": "experiments",
     "sweep": "experiments",
     "compare": "experiments",
+    "merge": "experiments",
     "report": "experiments",
     "generate": "talk",
     "chat": "talk",

@@ -12,6 +12,7 @@ from mlx_steer.cli.options import (
     LAYERS,
     NUMBERS,
     FromConfig,
+    PartOf,
     behavior_option,
     extraction_options,
     extraction_settings,
@@ -65,19 +66,24 @@ judge_option = click.option(
 @click.command(short_help="Run or continue the experiment of a CONFIG file.")
 @click.argument("config", type=click.Path(path_type=Path))
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: runs/NAME.")
+@click.option(
+    "--part",
+    type=PartOf(),
+    metavar="K/N",
+    help="Make only the K-th of N parts of the rows, in a directory beside the run's.",
+)
 @judge_option
 @batch_option
 @fresh_option
 @quiet_option
-def run(
-    config: Path,
-    out: Path | None,
-    judge_model: str | None,
-    batch_size: int | None,
-    fresh: bool,
-    quiet: bool,
-) -> None:
-    """Carry out the experiment of a CONFIG file, or continue it; ends with a report."""
+def run(config: Path, out: Path | None, part: tuple[int, int] | None, **options: Any) -> None:
+    """Carry out the experiment of a CONFIG file, or continue it; ends with a report.
+
+    Machines that cannot see one another make parts of it (--part 3/8), each in a directory of its
+    own (RUN.part-3-of-8), beginning with what RUN holds. `mlx-steer merge` puts them together.
+    """
+    fresh, quiet = options["fresh"], options["quiet"]
+    judge_model, batch_size = options["judge_model"], options["batch_size"]
     from mlx_steer.config import JudgeModelConfig, load_config
 
     experiment = load_config(config)
@@ -87,7 +93,11 @@ def run(
     if batch_size is not None:
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
-    _execute(experiment, out or Path("runs") / experiment.name, fresh, quiet)
+    where = out or Path("runs") / experiment.name
+    if part is None:
+        _execute(experiment, where, fresh, quiet)
+    else:
+        _make_part(experiment, where, part, fresh, quiet)
 
 
 @click.command()
@@ -238,6 +248,56 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
         **sections,
     }
     return parse_config(data, "the command line")
+
+
+def _make_part(
+    config: ExperimentConfig, run: Path, numbers: tuple[int, int], fresh: bool, quiet: bool
+) -> None:
+    from mlx_steer.experiment.execute import run_experiment
+    from mlx_steer.experiment.part import Part
+    from mlx_steer.run.directory import RunDirectory
+    from mlx_steer.run.merge import is_begun, take_rows
+
+    if config.model.shard is not None and launched_rank() is not None:
+        raise click.UsageError("the ranks of one model make all rows; leave --part out")
+    part = Part(*numbers)
+    folder = run.with_name(f"{run.name}.part-{part.number}-of-{part.count}")
+    with RunDirectory.open(folder, fresh=fresh) as directory:
+        if is_begun(run):
+            take_rows(directory, run)
+        with progress(quiet) as told:
+            run_experiment(config, directory, told, part=part)
+    click.echo(str(folder))
+
+
+@click.command(short_help="Take the rows of a run's parts into it.")
+@click.argument("run_dir", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument(
+    "parts", type=click.Path(path_type=Path), metavar="PART...", nargs=-1, required=True
+)
+def merge(run_dir: Path, parts: tuple[Path, ...]) -> None:
+    """Take into RUN the rows that parts of it hold (`run --part`), or other runs of its experiment.
+
+    A part of another experiment, model or version is refused. RUN is made if there is none.
+    """
+    from mlx_steer.run.directory import RunDirectory
+    from mlx_steer.run.merge import missing_rows, take_rows
+
+    with RunDirectory.open(run_dir) as run:
+        for part in parts:
+            taken = take_rows(run, part)
+            click.echo(f"{part}: {taken.rows} rows new, {taken.held} there before")
+            if taken.unlike:
+                click.echo(
+                    f"note: {taken.unlike} rows there say something else in {part}, where two "
+                    "tokens were all but equal; the first stay",
+                    err=True,
+                )
+        missing = missing_rows(run)
+    left = f"{missing} rows of its stages so far are missing" if missing else "no row is missing"
+    click.echo(
+        f"{run_dir}: {left}; go on with the parts, or with mlx-steer run for all that is left"
+    )
 
 
 def _execute(

@@ -21,6 +21,7 @@ _METHODS = {
 
 _MOST_LAYERS = 10_000
 _LARGEST = 1e6
+_MOST_PARTS = 10_000
 
 
 class FromConfig:
@@ -101,6 +102,23 @@ class Factor(click.ParamType[float]):
         if not abs(number) <= _LARGEST:
             self.fail(f"{value!r} is not a finite number of at most {_LARGEST:,.0f}", param, ctx)
         return number
+
+
+class PartOf(click.ParamType[tuple[int, int]]):
+    """One of several parts, such as 3/8."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Its number, counted from 1, and how many there are."""
+        number, _, count = str(value).partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            self.fail(f"{value!r} is no part; write for example 3/8, from 1/8 to 8/8", param, ctx)
+        if int(count) > _MOST_PARTS:
+            self.fail(f"{value!r} is one of more than {_MOST_PARTS:,} parts", param, ctx)
+        return int(number), int(count)
 
 
 class Text(click.ParamType[str]):

@@ -21,6 +21,7 @@ from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.plan import batch_for
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.progress import Progress
@@ -48,6 +49,7 @@ def run_experiment(
     *,
     sweep: bool = True,
     compare: bool = True,
+    part: Part | None = None,
 ) -> Path:
     """Carry out an experiment, or the parts of it that the run does not hold yet.
 
@@ -57,6 +59,7 @@ def run_experiment(
         progress: Told what is going on.
         sweep: Search layers and strengths; without it, the config names the layer.
         compare: Make the fair comparison.
+        part: Make only these of the rows, up to where the others are needed; nothing is scored.
 
     Returns:
         The run's folder.
@@ -83,6 +86,9 @@ def run_experiment(
     work = Work(config, behavior, run, progress, batch)
     manifest = diary.begun(model, fitting.rows)
     run.write_record("manifest.json", manifest)
+    if part is not None:
+        progress.tell(_make_part(work, model, diary, part))
+        return run.folder
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
     if config.judge_model is not None:
         judge = model if _same_model(config.judge_model, config.model) else None
@@ -94,6 +100,28 @@ def run_experiment(
         manifest = manifest.model_copy(update={"judge_model": judge.info})
     run.write_record("manifest.json", diary.finished(manifest, work.batch.rows))
     return run.folder
+
+
+def _make_part(work: Work, model: Model, diary: _Diary, part: Part) -> str:
+    """Rows of one part, as far as they can be known yet; what is next, as a sentence."""
+    with diary.timed("extract"):
+        results = RunResults(work, model)
+    program = Program(work.config, work.behavior, results)
+    rows = Rows(work, model, results.vectors, part)
+    with diary.timed(f"part {part}"):
+        for stage in program.search():
+            if not stage.decoded:
+                results.screen(stage, rows)
+                continue
+            rows.make(stage)
+            if stage.decides and rows.missing:
+                return (
+                    f"Part {part} of {stage.name} is made. What comes next depends on the other "
+                    "parts: merge all of them, then start each again."
+                )
+        for stage in program.compare(results.choose()):
+            rows.make(stage)
+    return f"Part {part} is made. Merge all parts; the run itself then does what is left."
 
 
 def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare: bool) -> None:

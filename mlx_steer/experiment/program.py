@@ -38,12 +38,14 @@ class Stage:
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
             engine/screening.py).
+        decides: Whether what comes next depends on its rows.
     """
 
     name: str
     conditions: tuple[Condition, ...]
     items: tuple[PromptItem, ...]
     decoded: bool = True
+    decides: bool = False
 
 
 class Vectors(Protocol):
@@ -113,7 +115,7 @@ class Program:
         keep = self.config.sweep.screen
         if keep is not None:
             conditions = yield from self._screened(conditions, items, keep)
-        yield Stage("sweep", tuple(conditions), items)
+        yield Stage("sweep", tuple(conditions), items, decides=True)
 
     def _race(self) -> Iterator[Stage]:
         """A screening, then rounds on more and more prompts, each with the better half of before.
@@ -128,7 +130,7 @@ class Program:
             part = 2 ** (race.rounds - number)
             # Every round has the prompts of those before, whose rows are there.
             items = tuple(item for items in every for item in items[: -(-len(items) // part)])
-            stage = Stage(f"race {number}", tuple(conditions), items)
+            stage = Stage(f"race {number}", tuple(conditions), items, decides=True)
             yield stage
             if number < race.rounds:
                 ahead = self.results.ahead(stage)

@@ -13,6 +13,7 @@ from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import gate_scores
@@ -40,10 +41,17 @@ class Rows:
         work: The experiment.
         model: The model.
         vectors: Give the mean hidden-state norms that relative doses refer to.
+        part: Which of them are made here.
     """
 
-    def __init__(self, work: Work, model: Model, vectors: SteeringVectorSet) -> None:
+    def __init__(
+        self, work: Work, model: Model, vectors: SteeringVectorSet, part: Part | None = None
+    ) -> None:
         """See the class."""
+        self._part = part or Part()
+        # Rows of the stages so far, which later ones share; and how many of them are not held.
+        self._dealt: set[str] = set()
+        self.missing = 0
         generation = work.config.generation
         self._run = work.run
         self._progress = work.progress
@@ -71,14 +79,25 @@ class Rows:
         found = Conditions(conditions=tuple(self._records.values()))
         self._run.write_record("conditions.json", found)
         held = {row.key for row in self._run.read("rows.jsonl", Row)}
-        todo = [job for key, (job, _) in jobs.items() if key not in held]
-        self._progress.stage(stage.name, len(jobs), len(jobs) - len(todo))
+        others = self._of_other_parts(jobs)
+        todo = [job for key, (job, _) in jobs.items() if key not in held and key not in others]
+        self.missing += len(others - held)
+        mine = len(jobs) - len(others)
+        self._progress.stage(stage.name, mine, mine - len(todo))
         done: set[str] = set()
 
         def generate(rows: int) -> None:
             self._generate([job for job in todo if job.key not in done], jobs, done, rows)
 
         self._batch.retried(generate)
+
+    def _of_other_parts(self, jobs: Mapping[str, tuple[Job, PromptItem]]) -> set[str]:
+        """The rows of a stage, and of no stage before it, that are not this part's."""
+        fresh = [key for key in jobs if key not in self._dealt]
+        self._dealt.update(fresh)
+        places = {prompt: i for i, prompt in enumerate({jobs[key][1].id: 0 for key in fresh})}
+        fresh.sort(key=lambda key: places[jobs[key][1].id])
+        return {*fresh} - {*self._part.of(fresh)}
 
     def _jobs(
         self, condition: Condition, items: Sequence[PromptItem]

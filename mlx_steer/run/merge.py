@@ -18,13 +18,13 @@ from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError
 from mlx_steer.files import made_beside
 from mlx_steer.run.directory import MARKS, RunDirectory, parse_lines
-from mlx_steer.run.records import Manifest, Row, Score
+from mlx_steer.run.records import Conditions, Manifest, Row, Score
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
 # What a run is, and what its rows were made from; a part that is taken into nothing brings it.
 _SAME = ("behavior.json", "prompts.jsonl")
-_BEGINNING = ("config.yaml", "manifest.json", *_SAME, "conditions.json")
+_BEGINNING = ("config.yaml", *_SAME, "manifest.json")
 # What later stages start from, once one of the parts has made it.
 _MADE_ONCE = ("separation.json", "screening.json", ".screened.json")
 MADE_FROM = ".extracted.json"
@@ -50,6 +50,18 @@ class Taken:
     unlike: int
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a directory holds a run that has rows, or is about to."""
+    return (folder / "manifest.json").is_file()
+
+
+def missing_rows(run: RunDirectory) -> int:
+    """How many rows that the run's conditions name are not there."""
+    found = run.read_record("conditions.json", Conditions)
+    named = {key for c in found.conditions for key in c.rows.values()} if found else set()
+    return len(named - {row.key for row in run.read("rows.jsonl", Row)})
+
+
 def take_rows(run: RunDirectory, source: Path) -> Taken:
     """Take what a run lacks from another run of the same experiment.
 
@@ -62,16 +74,16 @@ def take_rows(run: RunDirectory, source: Path) -> Taken:
     """
     if not any((source / name).is_file() for name in MARKS):
         raise RunError(f"{source} is no run directory; give those that `run --part` wrote")
-    begun = (source / "manifest.json").is_file()
-    if not begun:  # killed while its model was loading: nothing to take
+    if not is_begun(source):  # killed while its model was loading: nothing to take
         return Taken(0, 0, 0)
-    if (run.folder / "manifest.json").is_file():
+    if is_begun(run.folder):
         _check_same(run.folder, source)
     else:
         for name in _BEGINNING:
             if (source / name).is_file():
                 run.write(name, (source / name).read_text(encoding="utf-8"))
     _take_vectors(run, source)
+    _take_conditions(run, source)
     for name in _MADE_ONCE:
         if (source / name).is_file() and not (run.folder / name).exists():
             run.write(name, (source / name).read_text(encoding="utf-8"))
@@ -83,6 +95,14 @@ def take_rows(run: RunDirectory, source: Path) -> Taken:
     shared = [row for row in found if row.key in held]
     unlike = sum(row.tokens != held[row.key].tokens for row in shared)
     return Taken(len(new), len(shared), unlike)
+
+
+def _take_conditions(run: RunDirectory, source: Path) -> None:
+    """Those of the later stage."""
+    own = run.read_record("conditions.json", Conditions)
+    theirs = RunDirectory(source).read_record("conditions.json", Conditions)
+    if theirs and (own is None or len(own.conditions) < len(theirs.conditions)):
+        run.write_record("conditions.json", theirs)
 
 
 def _take_scores(run: RunDirectory, found: Iterable[Score]) -> None:
