@@ -12,12 +12,16 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlx_steer.errors import TeamError
 
 if TYPE_CHECKING:
     import mlx.core as mx
+    import numpy as np
+    from numpy.typing import NDArray
+
+    _Number = TypeVar("_Number", bound=np.generic)
 
 # Set by mlx.launch, Open MPI, and MPICH.
 _RANK = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
@@ -41,30 +45,27 @@ class Team:
         """Rank 0's value, on every rank."""
         if self.size == 1:
             return value
-        import mlx.core as mx
+        import numpy as np
 
         own = value if self.rank == 0 else b""
-        length = int(self._sum(mx.array([len(own)], mx.int64))[0])
+        (length,) = self._sum(np.array([len(own)], np.int64)).tolist()
         # All but rank 0 add zeros.
-        data = mx.array(bytearray(own), mx.uint8) if own else mx.zeros(length, mx.uint8)
-        return bytes(memoryview(self._sum(data))) if length else b""
+        data = np.frombuffer(own, np.uint8) if own else np.zeros(length, np.uint8)
+        return self._sum(data).tobytes() if length else b""
 
     def gathered(self, value: bytes) -> list[bytes]:
         """Every rank's value, by rank, on every rank."""
         if self.size == 1:
             return [value]
-        import mlx.core as mx
+        import numpy as np
 
-        mine = mx.arange(self.size) == self.rank
-        lengths: list[int] = self._sum(mx.where(mine, len(value), 0).astype(mx.int64)).tolist()  # type: ignore
-        longest = max(lengths)
-        if not longest:
-            return [b""] * self.size
-        rows = mx.zeros((self.size, longest), mx.uint8)
-        if value:
-            rows[self.rank, : len(value)] = mx.array(bytearray(value), mx.uint8)
-        held = bytes(memoryview(self._sum(rows)))
-        return [held[i * longest : i * longest + n] for i, n in enumerate(lengths)]
+        lengths = np.zeros(self.size, np.int64)
+        lengths[self.rank] = len(value)
+        lengths = self._sum(lengths)
+        rows = np.zeros((self.size, max(1, lengths.max())), np.uint8)
+        rows[self.rank, : len(value)] = np.frombuffer(value, np.uint8)
+        held = self._sum(rows)
+        return [row[:length].tobytes() for row, length in zip(held, lengths, strict=True)]
 
     def agree(self, facts: Mapping[str, object]) -> None:
         """Make sure that ranks are of one mind, or name the rank that is not.
@@ -90,12 +91,12 @@ class Team:
         """The smallest of the ranks' numbers, on every rank."""
         return min(map(int, self.gathered(str(value).encode())))
 
-    def _sum(self, value: mx.array) -> mx.array:
+    def _sum(self, value: NDArray[_Number]) -> NDArray[_Number]:
         import mlx.core as mx
+        import numpy as np
 
-        found = mx.distributed.all_sum(value, group=self.group, stream=mx.cpu)
-        mx.eval(found)
-        return found
+        found = mx.distributed.all_sum(mx.array(value), group=self.group, stream=mx.cpu)
+        return np.array(found)
 
 
 def launched_rank() -> int | None:

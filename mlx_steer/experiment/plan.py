@@ -26,6 +26,7 @@ from mlx_steer.experiment.counts import Counts, StageCount
 from mlx_steer.experiment.duration import Rates, assumed_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
 from mlx_steer.experiment.program import Program, Stage
+from mlx_steer.experiment.rounds import Round, rounds_of
 from mlx_steer.experiment.stand_ins import StandIns
 from mlx_steer.model.machine import working_set, working_set_of_mac
 from mlx_steer.model.shape import Shape
@@ -105,6 +106,7 @@ class ExperimentPlan:
         rates: None if the model's sizes are unknown.
         seconds: By stage, at most; empty if the model's sizes are unknown.
         notes: What a person should know.
+        rounds: If the run is made in parts: what each does between one merge and the next.
     """
 
     name: str
@@ -118,6 +120,7 @@ class ExperimentPlan:
     rates: Rates | None
     seconds: dict[str, float]
     notes: tuple[str, ...]
+    rounds: tuple[Round, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -125,7 +128,7 @@ class ExperimentPlan:
 
 
 def plan_experiment(
-    config: ExperimentConfig, *, measure: bool = False, ranks: int = 1
+    config: ExperimentConfig, *, measure: bool = False, ranks: int = 1, parts: int = 1
 ) -> ExperimentPlan:
     """Count an experiment's rows and estimate what they can show and take.
 
@@ -133,6 +136,7 @@ def plan_experiment(
         config: The experiment.
         measure: Load the model and time it, instead of assuming speeds.
         ranks: How many a sharded model is spread over; memory is then each rank's.
+        parts: How many parts the rows are made in (see part.py).
 
     Raises:
         ConfigError: If the config asks for layers that cannot be known yet or have no vector, or
@@ -142,16 +146,7 @@ def plan_experiment(
             row fits into memory.
     """
     behavior = load_behavior(config.behavior)
-    facts = find_model(config.model)
-    if ranks > 1 and config.model.shard is None:
-        raise ConfigError("a model is spread over ranks by model.shard: tensor, which is not set")
-    if facts.size is not None:
-        facts = replace(facts, size=facts.size.over(ranks))
-    if measure and not facts.downloaded:
-        raise ConfigError(
-            f"{config.model.name} is not on this machine, so it cannot be measured; "
-            "leave out --measure, or run any command that loads it first"
-        )
+    facts = _facts(config, measure, ranks)
     found = _counted(config, behavior, facts)
     compared = next(stage for stage in found.stages if stage.name == "compare")
     tested_against_base = [s for s in found.stages if s.name in ("compare", "both")]
@@ -173,6 +168,8 @@ def plan_experiment(
             rates = _rates(config, facts.size, found.counts, batch_size, measure)
             notes += [choice.note] if choice.note else []
             notes += _warnings(memory)
+    seconds = {count.name: _seconds(count, rates) for count in found.counts} if rates else {}
+    deciding = {stage.name for stage in found.stages if stage.decides}
     return ExperimentPlan(
         name=config.name,
         model=config.model.name,
@@ -183,9 +180,23 @@ def plan_experiment(
         batch_size=batch_size,
         memory=memory,
         rates=rates,
-        seconds={count.name: _seconds(count, rates) for count in found.counts} if rates else {},
+        seconds=seconds,
         notes=tuple(notes),
+        rounds=rounds_of(found.counts, deciding, seconds, parts) if parts > 1 else (),
     )
+
+
+def _facts(config: ExperimentConfig, measure: bool, ranks: int) -> ModelFacts:
+    """What is known of a model, or of a rank's part of it."""
+    facts = find_model(config.model)
+    if ranks > 1 and config.model.shard is None:
+        raise ConfigError("a model is spread over ranks by model.shard: tensor, which is not set")
+    if measure and not facts.downloaded:
+        raise ConfigError(
+            f"{config.model.name} is not on this machine, so it cannot be measured; "
+            "leave out --measure, or run any command that loads it first"
+        )
+    return facts if facts.size is None else replace(facts, size=facts.size.over(ranks))
 
 
 def batch_for(

@@ -120,11 +120,7 @@ def load_model(
             memory.
         TeamError: If other ranks cannot be reached.
     """
-    ranks = team() if shard else Team()
-    if shard and adapter is not None:
-        raise ModelError(
-            "an adapter cannot be sharded; fuse it into the weights (mlx_lm.fuse) first"
-        )
+    ranks = _ranks(shard, adapter)
     location = locate(name, revision)
     wanted = location.dtype if dtype == "auto" else dtype
     if ranks.size == 1:  # else a rank's part is looked at once it is known
@@ -137,27 +133,39 @@ def load_model(
     network = _as_wanted(network, name, adapter, wanted, dequantize)
     shard_network(network, config, location.id, ranks)
     mx.eval([value for _, value in _leaves(network)])
-    info = ModelInfo(
-        id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
-        revision=location.revision,
-        model_type=config["model_type"],
-        quantization=quantization_of(config),
-        fingerprint=weights_fingerprint(location.folder, Path(adapter) if adapter else None),
-    )
     model = Model(
         network=network,
         chat=ChatFormat(tokenizer, location.id, thinking),
-        info=info,
+        info=_info(location, adapter, config),
         hidden_size=_hidden_size(config, name),
         dtype=_stream_dtype(network),
         context=_context(config),
         config=config,
         team=ranks,
     )
+    found = {"weights": model.info.fingerprint, "tokenizer": model.chat.tokenizer_sha256}
     # On the CPU, whose waiting for a slower rank nothing cuts short: a GPU's has a deadline.
-    found = {"weights": info.fingerprint, "tokenizer": model.chat.tokenizer_sha256}
     ranks.agree({**versions(), **found})
     return model
+
+
+def _ranks(shard: Shard | None, adapter: str | None) -> Team:
+    """The ranks that a model is spread over."""
+    if shard is not None and adapter is not None:
+        raise ModelError(
+            "an adapter cannot be sharded; fuse it into the weights (mlx_lm.fuse) first"
+        )
+    return team() if shard is not None else Team()
+
+
+def _info(location: Location, adapter: str | None, config: dict[str, Any]) -> ModelInfo:
+    return ModelInfo(
+        id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
+        revision=location.revision,
+        model_type=config["model_type"],
+        quantization=quantization_of(config),
+        fingerprint=weights_fingerprint(location.folder, Path(adapter) if adapter else None),
+    )
 
 
 def _as_wanted(

@@ -16,6 +16,7 @@ from mlx_steer.experiment.part import Part
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.merge import Taken, take_rows
 from mlx_steer.run.reader import load_run
+from tests.experiment.test_screened_sweep import OPENINGS
 from tests.helpers.behaviors import behavior_folder
 from tests.helpers.command import Run
 from tests.helpers.small_run import carry_out, config, left_behind, settings
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`model`, `behavior`, `config.yaml` and the undisturbed run `whole`."""
     folder = tmp_path_factory.mktemp("parts")
     model = tiny_folder("llama", folder / "model")
-    behavior = behavior_folder(folder / "behavior", prompts=2, gate=True)
+    behavior = behavior_folder(folder / "behavior", prompts=2, gate=True, openings=OPENINGS)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings(model, behavior, **CHANGES)))
     carry_out(experiment(folder), folder / "whole")
     return folder
@@ -197,6 +198,21 @@ def test_a_part_that_was_killed_while_it_loaded_has_nothing(folder: Path, tmp_pa
     (tmp_path / "part").mkdir()
     (tmp_path / "part" / "run.log").write_text("opened\n")
     assert merged(tmp_path / "run", [tmp_path / "part"]) == [Taken(0, 0, 0)]
+
+
+def test_a_plan_says_what_each_part_does(folder: Path, run: Run) -> None:
+    done = run("plan", folder / "config.yaml", "--parts", 3, "--json")
+    plan = json.loads(done.out)
+    rows = {stage["name"]: stage["rows"] for stage in plan["stages"] if stage["decoded"]}
+    first, second = plan["rounds"]
+    assert first["stages"] == ["gate", "extract", "sweep"]
+    assert first["rows"] == -(-rows.pop("sweep") // 3)
+    assert second["stages"] == ["gate", *rows]
+    assert second["rows"] == sum(-(-count // 3) for count in rows.values())
+    assert first["seconds"] < plan["seconds"]["sweep"] + plan["seconds"]["extract"] + 1
+    shown = run("plan", folder / "config.yaml", "--parts", 3)
+    assert "Each of 3 parts, at most" in shown.out
+    assert not json.loads(run("plan", folder / "config.yaml", "--json").out)["rounds"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 100])

@@ -46,6 +46,7 @@ def rows(run: RunData) -> dict[tuple[str, str], tuple[int, ...]]:
     return {(c.name, p): run.rows[k].tokens for c in run.conditions for p, k in c.rows.items()}
 
 
+@pytest.mark.slow
 def test_a_run_over_two_ranks_is_that_of_one(folder: Path) -> None:
     ended = start(folder, folder / "run")
     assert ended.out.strip().endswith("report.md"), ended.err
@@ -80,6 +81,7 @@ def test_ranks_that_have_read_different_experiments_are_refused(folder: Path) ->
     assert not (folder / "refused").exists()
 
 
+@pytest.mark.slow
 def test_when_the_run_is_taken_every_rank_ends(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("mine")
     ended = start(folder, tmp_path)
