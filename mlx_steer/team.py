@@ -48,10 +48,10 @@ class Team:
         import numpy as np
 
         own = value if self.rank == 0 else b""
-        (length,) = self._sum(np.array([len(own)], np.int64)).tolist()
+        (length,) = self.summed(np.array([len(own)], np.int64)).tolist()
         # All but rank 0 add zeros.
         data = np.frombuffer(own, np.uint8) if own else np.zeros(length, np.uint8)
-        return self._sum(data).tobytes() if length else b""
+        return self.summed(data).tobytes() if length else b""
 
     def gathered(self, value: bytes) -> list[bytes]:
         """Every rank's value, by rank, on every rank."""
@@ -61,10 +61,10 @@ class Team:
 
         lengths = np.zeros(self.size, np.int64)
         lengths[self.rank] = len(value)
-        lengths = self._sum(lengths)
+        lengths = self.summed(lengths)
         rows = np.zeros((self.size, max(1, lengths.max())), np.uint8)
         rows[self.rank, : len(value)] = np.frombuffer(value, np.uint8)
-        held = self._sum(rows)
+        held = self.summed(rows)
         return [row[:length].tobytes() for row, length in zip(held, lengths, strict=True)]
 
     def agree(self, facts: Mapping[str, object]) -> None:
@@ -91,7 +91,8 @@ class Team:
         """The smallest of the ranks' numbers, on every rank."""
         return min(map(int, self.gathered(str(value).encode())))
 
-    def _sum(self, value: NDArray[_Number]) -> NDArray[_Number]:
+    def summed(self, value: NDArray[_Number]) -> NDArray[_Number]:
+        """The sum of all ranks' arrays, of one shape and dtype, on every rank (an all-reduce)."""
         import mlx.core as mx
         import numpy as np
 

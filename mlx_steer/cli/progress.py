@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlx_steer.cli.output import safe
+from mlx_steer.cli.watchdog import watched
 from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ class Stoppable:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
     """The progress that suits the terminal; Ctrl-C waits for the end of a step."""
-    with _shown(quiet) as told:
+    with _shown(quiet) as shown, watched(shown) as told:
         stoppable = Stoppable(told)
         if threading.current_thread() is not threading.main_thread():
             yield stoppable  # signals are the main thread's
