@@ -41,7 +41,7 @@ class Rows:
         work: The experiment.
         model: The model.
         vectors: Give the mean hidden-state norms that relative doses refer to.
-        part: Which of them are made here.
+        part: Which of them are made here; `missing` of the others are not held.
     """
 
     def __init__(
@@ -49,8 +49,9 @@ class Rows:
     ) -> None:
         """See the class."""
         self._part = part or Part()
-        # Rows of the stages so far, which later ones share; and how many of them are not held.
+        # Rows of the stages so far, which later ones share, and those that other parts make.
         self._dealt: set[str] = set()
+        self._others: set[str] = set()
         self.missing = 0
         generation = work.config.generation
         self._run = work.run
@@ -79,11 +80,11 @@ class Rows:
         found = Conditions(conditions=tuple(self._records.values()))
         self._run.write_record("conditions.json", found)
         held = {row.key for row in self._run.read("rows.jsonl", Row)}
-        others = self._of_other_parts(jobs)
-        todo = [job for key, (job, _) in jobs.items() if key not in held and key not in others]
-        self.missing += len(others - held)
-        mine = len(jobs) - len(others)
-        self._progress.stage(stage.name, mine, mine - len(todo))
+        self._deal(jobs)
+        mine = {key: job for key, (job, _) in jobs.items() if key not in self._others}
+        todo = [job for key, job in mine.items() if key not in held]
+        self.missing = len(self._others - held)
+        self._progress.stage(stage.name, len(mine), len(mine) - len(todo))
         done: set[str] = set()
 
         def generate(rows: int) -> None:
@@ -91,13 +92,13 @@ class Rows:
 
         self._batch.retried(generate)
 
-    def _of_other_parts(self, jobs: Mapping[str, tuple[Job, PromptItem]]) -> set[str]:
-        """The rows of a stage, and of no stage before it, that are not this part's."""
+    def _deal(self, jobs: Mapping[str, tuple[Job, PromptItem]]) -> None:
+        """Deal out the rows of a stage that are of no stage before it."""
         fresh = [key for key in jobs if key not in self._dealt]
         self._dealt.update(fresh)
         places = {prompt: i for i, prompt in enumerate({jobs[key][1].id: 0 for key in fresh})}
         fresh.sort(key=lambda key: places[jobs[key][1].id])
-        return {*fresh} - {*self._part.of(fresh)}
+        self._others |= {*fresh} - {*self._part.of(fresh)}
 
     def _jobs(
         self, condition: Condition, items: Sequence[PromptItem]
