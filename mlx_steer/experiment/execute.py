@@ -31,7 +31,7 @@ from mlx_steer.experiment.work import Work
 from mlx_steer.judge import judge_response
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
-from mlx_steer.model.machine import environment
+from mlx_steer.model.machine import environment, versions
 from mlx_steer.run.directory import RunDirectory, json_line
 from mlx_steer.run.records import (
     FORMAT_VERSION,
@@ -40,6 +40,7 @@ from mlx_steer.run.records import (
     Manifest,
     prompt_json,
 )
+from mlx_steer.team import Team, team
 
 
 def run_experiment(
@@ -75,6 +76,9 @@ def run_experiment(
         if config.judge_model is not None:  # that it is missing must not be found out hours later
             locate(config.judge_model.name, config.judge_model.revision)
         fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
+        # A model over ranks is one model; else each has its own, and rows are dealt out.
+        us = team() if config.model.shard is None else Team()
+        us.agree({**versions(), "model": model.identity})
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     run.write("config.yaml", config.to_yaml())
     _write_inputs(run, behavior)
@@ -83,13 +87,15 @@ def run_experiment(
     if fitting.note is not None:
         diary.note(fitting.note)
     batch = BatchSize(fitting.rows, diary.note, lowered=model.team.size == 1)
-    work = Work(config, behavior, run, progress, batch)
+    work = Work(config, behavior, run, progress, batch, us)
     manifest = diary.begun(model, fitting.rows)
     run.write_record("manifest.json", manifest)
     if part is not None:
         progress.tell(_make_part(work, model, diary, part))
         return run.folder
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
+    if us.rank > 0:
+        return run.folder  # rank 0 has all rows, and does the rest
     if config.judge_model is not None:
         judge = model if _same_model(config.judge_model, config.model) else None
         # Two large models do not fit in memory together: the first goes before the second comes.
@@ -147,8 +153,9 @@ def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare:
         with diary.timed("compare"):
             carry_out(program.compare(choice))
             results.write_gates()
-    with diary.timed("score"):
-        rows.score()
+    if work.team.rank == 0:
+        with diary.timed("score"):
+            rows.score()
 
 
 def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:

@@ -1,4 +1,4 @@
-"""The run directory of an experiment whose model is spread over ranks.
+"""The run directory of an experiment that several ranks carry out.
 
 All ranks carry out the same experiment in step. Rank 0 keeps the run; the others begin with a copy
 of it, so that all find the same rows finished, and drop it when they end.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,12 +41,11 @@ def run_in_step(
     team.agree(_read_by_every_rank(config))
     if team.rank == 0:
         with RunDirectory.open(out, fresh=fresh) as run:
-            team.told(_packed(run.folder))
+            team.told(packed(run.folder, _continued_from(run.folder)))
             yield run
         return
     with TemporaryDirectory() as folder:
-        with zipfile.ZipFile(io.BytesIO(team.told())) as files:
-            files.extractall(folder)
+        unpack(team.told(), Path(folder))
         with RunDirectory.open(folder) as run:
             yield run
 
@@ -64,12 +63,24 @@ def _read_by_every_rank(config: ExperimentConfig) -> dict[str, object]:
     }
 
 
-def _packed(folder: Path) -> bytes:
+def _continued_from(folder: Path) -> list[str]:
     """What a run is continued from; its report is written anew."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as files:
-        for path in sorted(folder.rglob("*")):
-            derived = path.suffix in (".html", ".md", ".png", ".part")
-            if path.is_file() and path.name != ".lock" and not derived:
-                files.write(path, path.relative_to(folder))
-    return packed.getvalue()
+    derived = (".html", ".md", ".part", "plots", ".lock")
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(derived))
+
+
+def packed(folder: Path, names: Iterable[str]) -> bytes:
+    """Files and folders of a run, to be sent to other ranks."""
+    into = io.BytesIO()
+    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as files:
+        for name in names:
+            for path in (folder / name, *sorted((folder / name).rglob("*"))):
+                if path.is_file():
+                    files.write(path, path.relative_to(folder))
+    return into.getvalue()
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Write what `packed` gave into a rank's copy of the run."""
+    with zipfile.ZipFile(io.BytesIO(data)) as files:
+        files.extractall(folder)

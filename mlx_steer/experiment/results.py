@@ -6,6 +6,7 @@ Each is made once and kept in the run directory, for as long as what it was made
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,7 @@ from mlx_steer.conditions import Gate, digest
 from mlx_steer.engine.screening import opening_tokens
 from mlx_steer.errors import ConfigError, VectorError
 from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_prompt
+from mlx_steer.experiment.mirror import packed, unpack
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows, prompt_ids
 from mlx_steer.experiment.work import Work
@@ -112,6 +114,9 @@ class RunResults:
                     found.save(folder)
                 return found
         run.write_record(MADE_FROM, MadeFrom(made_from))
+        if self._work.team.rank > 0:
+            unpack(self._work.team.told(), run.folder)
+            return load_vectors(folder)
         states = pair_states(
             self._model,
             self._work.behavior,
@@ -128,6 +133,7 @@ class RunResults:
         made.save(folder)
         # Last: vectors whose key is written are whole, and so is what goes with them.
         run.write_record(MADE_FROM, MadeFrom({**made_from, name: (key, _content(made))}))
+        self._work.team.told(packed(run.folder, [name, MADE_FROM, "separation.json"]))
         return made
 
     def _made_from(self, layers: Sequence[int], shuffle_seed: int | None) -> str:
@@ -192,7 +198,9 @@ class RunResults:
         if held and held.made_from == key:
             self._log_odds = held.log_odds
             return
-        self._log_odds = rows.screen(stage, shown)
+        team = self._work.team
+        first = rows.screen(stage, shown) if team.rank == 0 else {}
+        self._log_odds = json.loads(team.told(json.dumps(first).encode()))
         self._work.run.write_record(_SCREENED, Screened(made_from=key, log_odds=self._log_odds))
 
     def kept(self, screened: Stage, keep: int) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,6 +14,7 @@ from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
+from mlx_steer.experiment.exchange import Exchange
 from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.work import Work
@@ -49,6 +51,7 @@ class Rows:
     ) -> None:
         """See the class."""
         self._part = part or Part()
+        self._team = work.team
         # Rows of the stages so far, which later ones share, and those that other parts make.
         self._dealt: set[str] = set()
         self._others: set[str] = set()
@@ -85,20 +88,26 @@ class Rows:
         todo = [job for key, job in mine.items() if key not in held]
         self.missing = len(self._others - held)
         self._progress.stage(stage.name, len(mine), len(mine) - len(todo))
+        if self._team.size > 1:
+            # All ranks hold the same rows, so those that are missing are dealt out.
+            keys = _by_prompt([job.key for job in todo], jobs)
+            own = Part(self._team.rank + 1, self._team.size).of(keys)
+            todo = [jobs[key][0] for key in own]
+        made = Exchange(self._team, self._run, self._progress)
         done: set[str] = set()
 
         def generate(rows: int) -> None:
-            self._generate([job for job in todo if job.key not in done], jobs, done, rows)
+            left = [job for job in todo if job.key not in done]
+            self._generate(left, jobs, done, rows, made)
 
         self._batch.retried(generate)
+        made.finish()
 
     def _deal(self, jobs: Mapping[str, tuple[Job, PromptItem]]) -> None:
         """Deal out the rows of a stage that are of no stage before it."""
         fresh = [key for key in jobs if key not in self._dealt]
         self._dealt.update(fresh)
-        places = {prompt: i for i, prompt in enumerate({jobs[key][1].id: 0 for key in fresh})}
-        fresh.sort(key=lambda key: places[jobs[key][1].id])
-        self._others |= {*fresh} - {*self._part.of(fresh)}
+        self._others |= {*fresh} - {*self._part.of(_by_prompt(fresh, jobs))}
 
     def _jobs(
         self, condition: Condition, items: Sequence[PromptItem]
@@ -126,6 +135,7 @@ class Rows:
         jobs: Mapping[str, tuple[Job, PromptItem]],
         done: set[str],
         rows: int,
+        made: Exchange,
     ) -> None:
         """Generate rows, so many at a time; whatever ends it, those in `done` are on disk."""
         finished: list[Row] = []
@@ -137,11 +147,13 @@ class Rows:
             self._progress.advance(tokens=count)
             if steps % _FLUSH_EVERY == 0:
                 flush()
+                made.keep_up()
 
         def flush() -> None:
             # Taken first: Ctrl-C after the write must not have the same rows written again.
             taken, finished[:] = finished[:], []
             self._run.append("rows.jsonl", taken)
+            made.add(taken)
 
         try:
             for one in completions(self._model, todo, self._sampling, rows, on_tokens):
@@ -212,7 +224,9 @@ class Rows:
         name = digest(gate.key())
         unread = list(dict.fromkeys(i for i in ids.values() if (name, i) not in self._gate_scores))
         if unread:
-            scores = gate_scores(self._model, gate, unread)
+            # Another chip's last digits might open a gate that is shut here: rank 0's count.
+            first = gate_scores(self._model, gate, unread) if self._team.rank == 0 else []
+            scores = json.loads(self._team.told(json.dumps(first).encode()))
             self._gate_scores |= {(name, i): s for i, s in zip(unread, scores, strict=True)}
         return {n: self._gate_scores[name, i] for n, i in ids.items()}
 
@@ -234,6 +248,12 @@ class Rows:
                 "in their first 6 digits"
             )
         return self._records[name]
+
+
+def _by_prompt(keys: Sequence[str], jobs: Mapping[str, tuple[Job, PromptItem]]) -> list[str]:
+    """Keys of rows with those of a prompt side by side."""
+    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(jobs[key][1].id for key in keys))}
+    return sorted(keys, key=lambda key: place[jobs[key][1].id])
 
 
 def prompt_ids(model: Model, item: PromptItem, system_prompt: str | None) -> tuple[int, ...]:
