@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from mlx_steer.bands import band_of
 from mlx_steer.conditions import Gate, digest
 from mlx_steer.engine.screening import opening_tokens
 from mlx_steer.errors import ConfigError, VectorError
@@ -28,12 +29,10 @@ from mlx_steer.run.records import (
     Choice,
     GateRecord,
     Gates,
-    Lean,
     Record,
-    ScreenedCell,
-    Screening,
     Separation,
 )
+from mlx_steer.run.screened import Lean, ScreenedCell, Screening
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
 from mlx_steer.words import PromptSet
 
@@ -70,10 +69,11 @@ class RunResults:
 
     # --- vectors ---
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        """The vector of contrast pairs whose sides were swapped at random."""
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
+        """The vectors of contrast pairs whose sides were swapped at random."""
         seed = self._work.config.statistics.seed
-        return self._extracted("vectors_shuffled", [layer], seed)[layer]
+        found = self._extracted("vectors_shuffled", layers, seed)
+        return [found[layer] for layer in layers]
 
     def _given(self) -> SteeringVectorSet | None:
         """The vectors that the config names, in the run's folder."""
@@ -212,7 +212,7 @@ class RunResults:
                 ScreenedCell(
                     condition=cell.name,
                     kind=kind,
-                    layer=cell.interventions[0].layer,
+                    layer=band_of([i.layer for i in cell.interventions]),
                     strength=cell.interventions[0].strength,
                     kept=place < keep,
                     **dict(leans[cell.name]),
