@@ -18,6 +18,7 @@ from pydantic import (
     field_validator,
 )
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
 from mlx_steer.words import (
@@ -142,7 +143,8 @@ class SweepConfig(_Section):
 
     Attributes:
         strategy: `grid` decodes every cell on every prompt, `race` drops those that are beaten.
-        layers: Which of the vectors' layers; None for all of them.
+        layers: Which of the vectors' layers, and bands such as "12-16", whose layers are steered
+            together, each by its own vector; None for all layers, one by one.
         strengths: Factors on the raw vector.
         system_prompts: Names of the behavior's system prompts, or texts; they are compared too.
         screen: For a grid: rank the cells before anything is generated and run only so many (see
@@ -152,7 +154,7 @@ class SweepConfig(_Section):
     """
 
     strategy: Strategy = "grid"
-    layers: tuple[int, ...] | None = None
+    layers: tuple[LayerOrBand, ...] | None = None
     strengths: tuple[Strength, ...] = STRENGTHS
     system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
     screen: Count | None = None
@@ -211,7 +213,7 @@ class CompareConfig(_Section):
     Attributes:
         extent: `full`, or what the `answer` needs: the chosen strengths alone, prompt and vector
             together without borderline prompts.
-        layer: The steered layer; None for the one the sweep chose.
+        layer: The steered layer or band; None for the one the sweep chose.
         strengths: For the full extent: factors on the raw vector; the chosen one is added if it is
             not among them.
         system_prompt: A name or a text; None for the one the sweep chose.
@@ -220,7 +222,7 @@ class CompareConfig(_Section):
     """
 
     extent: Extent = "full"
-    layer: int | None = None
+    layer: LayerOrBand | None = None
     strengths: tuple[Strength, ...] = STRENGTHS
     system_prompt: Text | None = None
     borderline: bool = True

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     _Number = TypeVar("_Number", bound=np.generic)
 
+_BACK_ENDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]")
 # Set by mlx.launch, Open MPI, and MPICH.
 _RANK = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
@@ -104,6 +105,11 @@ def launched_rank() -> int | None:
     """This process's rank, as whoever started it says; None if it was started on its own."""
     found = next((os.environ[name] for name in _RANK if name in os.environ), "")
     return int(found) if found.isdecimal() else None
+
+
+def is_rank_lost(error: BaseException) -> bool:
+    """Whether an error comes from a rank that has ended: mlx names its back end in brackets."""
+    return isinstance(error, RuntimeError) and any(name in str(error) for name in _BACK_ENDS)
 
 
 @cache

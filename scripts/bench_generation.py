@@ -134,7 +134,7 @@ def beside(bare: Bare, prefill: tuple[int, int]) -> Iterator[None]:
 
 
 def conditions_of(vectors: SteeringVectorSet) -> list[Condition]:
-    cells = [design.steering(vectors[k], s, "refusal") for k in LAYERS for s in STRENGTHS]
+    cells = [design.steering([vectors[k]], s, "refusal") for k in LAYERS for s in STRENGTHS]
     return [design.BASE, *cells]
 
 

@@ -17,6 +17,7 @@ import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
 from measuring import Json, Silent, publish
 from scipy.stats import spearmanr
 
+from mlx_steer.bands import layers_of
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition
 from mlx_steer.config import parse_config
@@ -32,7 +33,7 @@ from mlx_steer.metrics import Cell, cell_of, choose_cell, judged
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.reader import RunData, load_run
-from mlx_steer.run.records import Lean
+from mlx_steer.run.screened import Lean
 
 LAYERS, STRENGTHS = "9,12,15,18", "0.5,1.0,1.5"
 
@@ -60,7 +61,8 @@ def conditions_of(run: RunData) -> list[Condition]:
         raise click.ClickException(f"{run.folder} has no vectors")
     for record in run.conditions:
         if record.kind == "steering" and record.layer is not None and record.strength is not None:
-            cell = design.steering(vectors[record.layer], record.strength, run.behavior.name)
+            own = [vectors[layer] for layer in layers_of(record.layer)]
+            cell = design.steering(own, record.strength, run.behavior.name)
             if any(run.prompts[p].split == "select" for p in record.rows):
                 made.append(cell)
     return made

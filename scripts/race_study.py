@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,9 +71,9 @@ class Replayed:
         """The gate the grid was run with."""
         return self.vectors.gates[0]
 
-    def shuffled(self, layer: int) -> SteeringVector:
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
         """Not asked for in a search."""
-        return self.vectors[layer]
+        return [self.vectors[layer] for layer in layers]
 
     def kept(self, screened: Stage, keep: int) -> set[str]:
         """The best cells of each kind by the stored log-odds."""

@@ -57,7 +57,7 @@ def cli() -> None:
 def main() -> None:
     """Run the command line; a known error is one sentence and exit code 2."""
     from mlx_steer.errors import SteerError
-    from mlx_steer.team import launched_rank
+    from mlx_steer.team import is_rank_lost, launched_rank
 
     if rank := launched_rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 speaks for all
@@ -81,13 +81,9 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # after click's Abort, which is a RuntimeError too
         from mlx_steer.engine.memory import is_memory_full
 
-        if launched_rank() is not None and not is_memory_full(error):
-            from mlx_steer.cli.output import safe
-
-            reason = " ".join(safe(str(error)).split())[:200]
+        if is_rank_lost(error):
             click.echo(
-                f"{who} the ranks have lost one another ({reason}); finished rows are kept, run "
-                "the same command again",
+                f"{who} another rank has ended; finished rows are kept, run the same command again",
                 err=True,
             )
             sys.exit(2)

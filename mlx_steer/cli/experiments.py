@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlx_steer.cli.options import (
+    LAYER,
     LAYERS,
     NUMBERS,
     FromConfig,
@@ -25,6 +26,7 @@ from mlx_steer.cli.progress import progress
 from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
+    from mlx_steer.bands import LayerOrBand
     from mlx_steer.config import ExperimentConfig
 
 out_option = click.option(
@@ -139,7 +141,15 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
 @model_options
 @behavior_option
 @vectors_option
-@click.option("--layers", type=LAYERS, default="all", help="Such as 12,14,16 or 8-20.")
+@click.option("--layers", type=LAYERS, help="Each by itself: 12,14,16 or 8-20.  [default: all]")
+@click.option(
+    "--layer",
+    "places",
+    type=LAYER,
+    metavar="N",
+    multiple=True,
+    help="One more cell: a layer, or a band steered together, such as 12-16.",
+)
 @extraction_options
 @strengths_option
 @click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
@@ -158,11 +168,24 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
 @limit_option
 @fresh_option
 @quiet_option
-def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) -> None:
+def sweep(
+    layers: Any,
+    places: tuple[LayerOrBand, ...],
+    strengths: Any,
+    screen: bool,
+    keep: int,
+    **options: Any,
+) -> None:
     """Try layers and strengths on the select half of the prompts and choose the best cell."""
+    from mlx_steer.bands import layers_of
+
     section = {"strengths": strengths, "screen": keep if screen else None}
     where = _where(options)
-    config = _config(where[0], options, layers=layers, sweep=section)
+    if places and layers != "all":
+        places = (*(layers or ()), *places)
+        section["layers"] = places
+        layers = sorted({layer for one in places for layer in layers_of(one)})
+    config = _config(where[0], options, layers=layers or "all", sweep=section)
     _execute(config, *where, compare=False)
 
 
@@ -171,7 +194,11 @@ def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) 
 @behavior_option
 @vectors_option
 @click.option(
-    "--layer", type=int, metavar="N", required=True, help="The steered layer, counted from 0."
+    "--layer",
+    type=LAYER,
+    metavar="N",
+    required=True,
+    help="The steered layer, counted from 0, or a band steered together: 12-16.",
 )
 @extraction_options
 @strengths_option
@@ -192,9 +219,11 @@ def sweep(layers: Any, strengths: Any, screen: bool, keep: int, **options: Any) 
 @fresh_option
 @quiet_option
 def compare(
-    layer: int, strengths: Any, system_prompt: str | None, controls: int, **options: Any
+    layer: LayerOrBand, strengths: Any, system_prompt: str | None, controls: int, **options: Any
 ) -> None:
     """Compare base, system prompt, steering, and both together, on the test half."""
+    from mlx_steer.bands import layers_of
+
     section = {
         "layer": layer,
         "strengths": strengths,
@@ -202,7 +231,7 @@ def compare(
         "controls": {"random": controls},
     }
     where = _where(options)
-    config = _config(where[0], options, layers=(layer,), compare=section)
+    config = _config(where[0], options, layers=layers_of(layer), compare=section)
     _execute(config, *where, sweep=False)
 
 
@@ -234,7 +263,7 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
         raise click.UsageError(f"{given} cannot change vectors that --vectors gives; leave one out")
     extract_section = {"vectors": vectors} if vectors else {"layers": layers, **how}
     if vectors and layers != "all" and "sweep" in sections:
-        sections["sweep"]["layers"] = layers
+        sections["sweep"].setdefault("layers", layers)
     names = ("max_tokens", "temperature", "seed", "batch_size")
     judge = options.pop("judge_model")
     data = {

@@ -86,6 +86,23 @@ class Numbers(click.ParamType[Any]):
         return range(low, high + 1)
 
 
+class Layer(click.ParamType[Any]):
+    """A layer, or a band of layers such as 12-16 that are steered together."""
+
+    name = "layer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The layer's number, or the band as text."""
+        from mlx_steer.bands import read_layer
+
+        try:
+            return value if isinstance(value, int) else read_layer(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no layer; write for example 12, or 12-16 for a band", param, ctx
+            )
+
+
 class Factor(click.ParamType[float]):
     """A finite number of a size that makes sense."""
 
@@ -135,6 +152,7 @@ class Text(click.ParamType[str]):
         return str(value)
 
 
+LAYER = Layer()
 LAYERS = Numbers(int)
 NUMBERS = Numbers(float)
 FACTOR = Factor()

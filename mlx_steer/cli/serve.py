@@ -32,7 +32,7 @@ _BUILT_IN = "smollm2-135m"
     multiple=True,
     metavar="NAME=VECTORS,layer:N,strength:X",
     help="A condition that is offered as a model of its own, MODEL+NAME; also gate:NAME, "
-    "operator:ablate, scope:generated.",
+    "operator:ablate, scope:generated; layer:12-16 is a band.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(

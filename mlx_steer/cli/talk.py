@@ -8,6 +8,7 @@ import click
 
 from mlx_steer.cli.options import (
     FACTOR,
+    LAYER,
     TEXT,
     FromConfig,
     generation_options,
@@ -17,6 +18,7 @@ from mlx_steer.cli.options import (
 from mlx_steer.words import Operator, Scope
 
 if TYPE_CHECKING:
+    from mlx_steer.bands import LayerOrBand
     from mlx_steer.conditions import Condition, Gate, Intervention
     from mlx_steer.model.chat import Message
     from mlx_steer.model.load import Model
@@ -62,11 +64,11 @@ def _steering_options(command: Any) -> Any:
         click.option(
             "--layer",
             "layers",
-            type=int,
+            type=LAYER,
             metavar="N",
             required=True,
             multiple=True,
-            help="Counted from 0; negative from the end.",
+            help="Counted from 0; negative from the end. 12-16 is a band: each layer's own vector.",
         ),
         click.option(
             "--vectors",
@@ -140,6 +142,7 @@ class _Pair:
     """A model under two conditions, base and steered; `start` is how conversations begin."""
 
     def __init__(self, options: dict[str, Any]) -> None:
+        from mlx_steer.bands import band_of, layers_of
         from mlx_steer.cli.output import safe
         from mlx_steer.conditions import Condition, Intervention
         from mlx_steer.engine.guard import load_model
@@ -160,15 +163,19 @@ class _Pair:
         )
         for note in notes:
             click.echo(f"note: {safe(note)}", err=True)
-        acts = []
-        for folder, index, strength, operator in zip(
+        acts, labels = list[Intervention](), list[str]()
+        for folder, place, strength, operator in zip(
             folders, layers, strengths, operators, strict=True
         ):
-            layer, found = self.model.layer(index), loaded[folder]
-            array, name = found[layer].array, found.metadata.behavior
-            acts.append(Intervention(layer, array, strength, operator, self.scope, name))
+            own, found = [self.model.layer(index) for index in layers_of(place)], loaded[folder]
+            name = found.metadata.behavior
+            acts += [
+                Intervention(layer, found[layer].array, strength, operator, self.scope, name)
+                for layer in own
+            ]
+            labels.append(_label(acts[-1], band_of(own), several=len(loaded) > 1))
         gates = (_gate(loaded, options["gate"]),) if options["gate"] else ()
-        label = " + ".join(_label(act, several=len(loaded) > 1) for act in acts)
+        label = " + ".join(labels)
         self.base: Condition = Condition("base")
         self.steered: Condition = Condition(
             f"{'gated ' if gates else ''}{label}", None, tuple(acts), gates
@@ -241,8 +248,10 @@ def _gate(loaded: dict[str, SteeringVectorSet], name: str) -> Gate:
     return found.gate(name)
 
 
-def _label(act: Intervention, several: bool) -> str:
-    """What an intervention does, for the head of its column."""
+def _label(act: Intervention, place: LayerOrBand, several: bool) -> str:
+    """What an intervention does at a layer or in a band, for the head of its column."""
+    from mlx_steer.bands import layer_words
+
     words = {"add": ", strength", "ablate": " ablated by", "clamp": " clamped to"}
     name = f"{act.name} " if several else ""
-    return f"{name}layer {act.layer}{words[act.operator]} {act.strength:g}"
+    return f"{name}{layer_words(place)}{words[act.operator]} {act.strength:g}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from mlx_steer.bands import LayerOrBand, band_of, layer_words
 from mlx_steer.conditions import Condition, Float32, Gate, Intervention
 from mlx_steer.config import ControlsConfig
 from mlx_steer.errors import ConfigError
@@ -47,44 +48,47 @@ def prompted(prompt: SystemPrompt) -> Condition:
     return Condition(f"prompt {prompt.name}", system_prompt=prompt.text, kind="prompt")
 
 
-def cell_name(layer: int, strength: float) -> str:
-    """What the condition that steers one layer at one strength is called."""
-    return f"layer {layer}, strength {strength:g}"
+def cell_name(layer: LayerOrBand, strength: float) -> str:
+    """What the condition that steers a layer or a band at one strength is called."""
+    return f"{layer_words(layer)}, strength {strength:g}"
 
 
 def steering(
-    vector: SteeringVector,
+    vectors: Sequence[SteeringVector],
     strength: float,
     name: str,
     prompt: SystemPrompt | None = None,
     gate: Gate | None = None,
     scope: Scope = "all",
 ) -> Condition:
-    """The vector added at its layer.
+    """Each vector added at its layer.
 
     Args:
-        vector: The vector.
-        strength: The factor on it.
+        vectors: One, or those of a band.
+        strength: The factor on each.
         name: What it is called, for example the behavior.
         prompt: A system prompt that goes with it.
-        gate: If given, the vector acts only on prompts that open it.
-        scope: The positions it acts on.
+        gate: If given, the vectors act only on prompts that open it. It reads the layer it was
+            fitted at, of the prompt without steering, whatever layers are steered.
+        scope: The positions they act on.
     """
-    label = f"{'gated ' if gate else ''}{cell_name(vector.layer, strength)}"
+    label = f"{'gated ' if gate else ''}{cell_name(_place(vectors), strength)}"
     kind: Kind = "gated" if gate else "steering"
     if prompt:
         kind = "prompt+gated" if gate else "prompt+steering"
     return Condition(
         name=f"prompt {prompt.name} + {label}" if prompt else label,
         system_prompt=prompt.text if prompt else None,
-        interventions=(Intervention(vector.layer, vector.array, strength, scope=scope, name=name),),
+        interventions=tuple(
+            Intervention(v.layer, v.array, strength, scope=scope, name=name) for v in vectors
+        ),
         gates=(gate,) if gate else (),
         kind=kind,
     )
 
 
 def at_strengths(
-    vector: SteeringVector,
+    vectors: Sequence[SteeringVector],
     strengths: Iterable[float],
     name: str,
     prompt: SystemPrompt | None = None,
@@ -92,45 +96,68 @@ def at_strengths(
     scope: Scope = "all",
 ) -> list[Condition]:
     """`steering` at every strength but 0, which is the base run."""
-    return [steering(vector, s, name, prompt, gate, scope) for s in strengths if s != 0]
+    return [steering(vectors, s, name, prompt, gate, scope) for s in strengths if s != 0]
 
 
 def controls(
-    vector: SteeringVector,
+    vectors: Sequence[SteeringVector],
     strength: float,
     config: ControlsConfig,
-    shuffled: SteeringVector | None,
+    shuffled: Sequence[SteeringVector],
     seed: int,
     scope: Scope = "all",
 ) -> list[Condition]:
-    """What should not work if the vector's direction means what it is said to mean.
+    """What should not work if the vectors' direction means what it is said to mean.
 
-    All have the vector's norm: random directions, the vector turned around, and the vector of
+    All have the vectors' norms: random directions, the vectors turned around, and the vectors of
     contrast pairs whose sides were swapped at random.
 
     Args:
-        vector: The real one.
-        strength: The factor on it, and so on the controls.
+        vectors: The real ones: one, or those of a band.
+        strength: The factor on each, and so on the controls.
         config: Which controls are wanted.
-        shuffled: The vector of shuffled pairs; None if it is not wanted.
+        shuffled: The vectors of shuffled pairs, layer by layer; none if they are not wanted.
         seed: Of the random directions.
         scope: Of all of them.
     """
-    norm = vector.norm
 
-    def control(kind: Kind, name: str, array: Float32) -> Condition:
-        item = Intervention(vector.layer, array, strength, scope=scope, name=name)
-        return Condition(f"{name}, {cell_name(vector.layer, strength)}", None, (item,), kind=kind)
+    def control(kind: Kind, name: str, arrays: Iterable[Float32]) -> Condition:
+        items = tuple(
+            Intervention(v.layer, array, strength, scope=scope, name=name)
+            for v, array in zip(vectors, arrays, strict=True)
+        )
+        return Condition(f"{name}, {cell_name(_place(vectors), strength)}", None, items, kind=kind)
 
-    made = []
-    for i in range(config.random):
-        # The layer is part of the seed, so that another layer gets other directions.
-        draw = np.random.default_rng([seed, vector.layer, i]).standard_normal(vector.hidden_size)
-        array = (draw / np.linalg.norm(draw) * norm).astype(np.float32)
-        made.append(control("random", f"random {i}", array))
+    made = [
+        control("random", f"random {i}", _random_like(vectors, seed, i))
+        for i in range(config.random)
+    ]
     if config.negated:
-        made.append(control("negated", "negated", (-vector).array))
-    if shuffled is not None:
-        same_norm = shuffled.normalised() * norm
-        made.append(control("shuffled", "shuffled", same_norm.array))
+        made.append(control("negated", "negated", [(-v).array for v in vectors]))
+    if shuffled:
+        same_norms = (s.normalised() * v.norm for s, v in zip(shuffled, vectors, strict=True))
+        made.append(control("shuffled", "shuffled", [v.array for v in same_norms]))
     return made
+
+
+def _random_like(vectors: Sequence[SteeringVector], seed: int, number: int) -> list[Float32]:
+    """Random directions with the vectors' norms and, within a band, their angles to one another.
+
+    Neighbouring layers' vectors point much the same way, so that they add up over the band;
+    independent directions would not, and so small a dose would be no fair control.
+    """
+    # The layers are part of the seed, so that others get other directions.
+    rng = np.random.default_rng([seed, *(v.layer for v in vectors), number])
+    drawn = rng.standard_normal((len(vectors), vectors[0].hidden_size))
+    if len(vectors) > 1:
+        # What the vectors are in an orthonormal basis of theirs, in a random one.
+        coordinates = np.linalg.qr(np.array([v.array for v in vectors], np.float64).T).R.T
+        drawn = coordinates @ np.linalg.qr(drawn.T).Q.T
+    return [
+        (row / np.linalg.norm(row) * v.norm).astype(np.float32)
+        for row, v in zip(drawn, vectors, strict=True)
+    ]
+
+
+def _place(vectors: Sequence[SteeringVector]) -> LayerOrBand:
+    return band_of([v.layer for v in vectors])

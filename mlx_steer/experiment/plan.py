@@ -257,7 +257,7 @@ def _counted(
     before = []
     if config.extract.vectors is None:
         shuffled = [c for stage in stages for c in stage.conditions if c.kind == "shuffled"]
-        tops = [max(known.vectors), *(c.interventions[0].layer for c in shuffled)]
+        tops = [max(known.vectors), *(c.interventions[-1].layer for c in shuffled)]
         before.append(counts.extraction(tops))
     if config.gate is not None:
         before.append(counts.gates(stages))

@@ -7,10 +7,11 @@ without mlx.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mlx_steer.bands import LayerOrBand, layers_of
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate
 from mlx_steer.config import ExperimentConfig
@@ -74,8 +75,8 @@ class Results(Protocol):
     def gate(self, system_prompt: str | None) -> Gate:
         """The gate that is used under a system prompt."""
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        """The vector of contrast pairs whose sides were swapped at random."""
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
+        """The vectors of contrast pairs whose sides were swapped at random."""
 
     def kept(self, screened: Stage, keep: int) -> Collection[str]:
         """The names of the best `keep` cells of each kind in a stage that was only read."""
@@ -201,29 +202,31 @@ class Program:
         """A system prompt of the behavior's, or a text of one's own."""
         return resolve_system_prompt(self.behavior.system_prompts, name_or_text)
 
-    def vector(self, index: int) -> SteeringVector:
-        """The vector of a layer that the config or the search names."""
-        layer, vectors = self.results.layer(index), self.results.vectors
-        if layer not in vectors:
-            raise ConfigError(
-                f"layer {layer} is to be steered but has no vector; there are vectors for layers "
-                f"{', '.join(map(str, vectors))}"
-            )
-        return vectors[layer]
+    def vectors(self, place: LayerOrBand) -> tuple[SteeringVector, ...]:
+        """The vectors of a layer or a band that the config or the search names."""
+        vectors = self.results.vectors
+        layers = [self.results.layer(index) for index in layers_of(place)]
+        for layer in layers:
+            if layer not in vectors:
+                raise ConfigError(
+                    f"layer {layer} is to be steered but has no vector; there are vectors for "
+                    f"layers {', '.join(map(str, vectors))}"
+                )
+        return tuple(vectors[layer] for layer in layers)
 
     def _grid(self) -> list[Condition]:
         """Base, the system prompts to choose from, and every layer at every strength."""
         sweep, scope = self.config.sweep, self.config.scope
-        vectors = [self.vector(i) for i in sweep.layers or self.results.vectors]
+        places = [self.vectors(one) for one in sweep.layers or self.results.vectors]
         prompts = [prompted(self.system_prompt(name)) for name in sweep.system_prompts]
         name = self.behavior.name
-        cells = [c for v in vectors for c in at_strengths(v, sweep.strengths, name, scope=scope)]
+        cells = [c for v in places for c in at_strengths(v, sweep.strengths, name, scope=scope)]
         if not cells:
             raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
         if self.config.gate is not None:
             strengths, gate = self.config.gate.strengths or sweep.strengths, self.results.gate(None)
             cells += [
-                c for v in vectors for c in at_strengths(v, strengths, name, gate=gate, scope=scope)
+                c for v in places for c in at_strengths(v, strengths, name, gate=gate, scope=scope)
             ]
         return [BASE, *prompts, *cells]
 
@@ -232,30 +235,30 @@ class Program:
         compare, scope, name = self.config.compare, self.config.scope, self.behavior.name
         full = compare.extent == "full"
         more = compare.strengths if full else ()
-        vector, strengths = self.vector(choice.layer), _with(more, choice.strength)
+        vectors, strengths = self.vectors(choice.layer), _with(more, choice.strength)
         prompt = self.system_prompt(choice.system_prompt) if choice.system_prompt else None
         made = [BASE, *([prompted(prompt)] if prompt else [])]
         under = (None, prompt) if prompt else (None,)
         for one in under:
-            made += at_strengths(vector, strengths, name, one, scope=scope)
+            made += at_strengths(vectors, strengths, name, one, scope=scope)
         if self.config.gate is not None:
             cell = choice.gated or GatedChoice(layer=choice.layer, strength=choice.strength)
-            vector = self.vector(cell.layer)
+            vectors = self.vectors(cell.layer)
             more = (self.config.gate.strengths or compare.strengths) if full else ()
             strengths = _with(more, cell.strength)
             # Under a system prompt a gate of its own has to be fitted.
             for one in under if full else (None,):
                 gate = self.results.gate(one.text if one else None)
-                made += at_strengths(vector, strengths, name, one, gate, scope)
+                made += at_strengths(vectors, strengths, name, one, gate, scope)
         return made
 
     def _controls(self, choice: Choice) -> list[Condition]:
-        vector, wanted = self.vector(choice.layer), self.config.compare.controls
+        vectors, wanted = self.vectors(choice.layer), self.config.compare.controls
         return controls(
-            vector,
+            vectors,
             choice.strength,
             wanted,
-            self.results.shuffled(vector.layer) if wanted.shuffled else None,
+            self.results.shuffled([v.layer for v in vectors]) if wanted.shuffled else (),
             self.config.statistics.seed,
             self.config.scope,
         )

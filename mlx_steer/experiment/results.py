@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
+from mlx_steer.bands import band_of
 from mlx_steer.conditions import Gate, digest
 from mlx_steer.engine.screening import opening_tokens
 from mlx_steer.errors import ConfigError, VectorError
@@ -30,12 +31,10 @@ from mlx_steer.run.records import (
     Choice,
     GateRecord,
     Gates,
-    Lean,
     Record,
-    ScreenedCell,
-    Screening,
     Separation,
 )
+from mlx_steer.run.screened import Lean, ScreenedCell, Screening
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
 from mlx_steer.words import PromptSet
 
@@ -72,10 +71,11 @@ class RunResults:
 
     # --- vectors ---
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        """The vector of contrast pairs whose sides were swapped at random."""
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
+        """The vectors of contrast pairs whose sides were swapped at random."""
         seed = self._work.config.statistics.seed
-        return self._extracted("vectors_shuffled", [layer], seed)[layer]
+        found = self._extracted("vectors_shuffled", layers, seed)
+        return [found[layer] for layer in layers]
 
     def _given(self) -> SteeringVectorSet | None:
         """The vectors that the config names, in the run's folder."""
@@ -220,7 +220,7 @@ class RunResults:
                 ScreenedCell(
                     condition=cell.name,
                     kind=kind,
-                    layer=cell.interventions[0].layer,
+                    layer=band_of([i.layer for i in cell.interventions]),
                     strength=cell.interventions[0].strength,
                     kept=place < keep,
                     **dict(leans[cell.name]),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from mlx_steer.bands import layers_of
 from mlx_steer.behaviors import Behavior
 from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig
@@ -52,9 +53,9 @@ class StandIns:
         """A stand-in: which prompts open it is not known."""
         return Gate(0, stand_in(0).array, 0.0)
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        """A stand-in."""
-        return stand_in(layer, seed=1)
+    def shuffled(self, layers: Sequence[int]) -> Sequence[SteeringVector]:
+        """Stand-ins."""
+        return [stand_in(layer, seed=1) for layer in layers]
 
     def kept(self, screened: Stage, keep: int) -> frozenset[str]:
         """Of each kind of cell so many, and those that take most.
@@ -80,6 +81,7 @@ class StandIns:
         sweep, asked = self._config.sweep, self._config.compare.strengths
         swept = [s for s in sweep.strengths if s != 0]
         new = [s for s in swept if s not in asked]
+        places = sweep.layers or tuple(self.vectors)
         names = self._behavior.system_prompts
         longest = max(
             sweep.system_prompts,
@@ -87,7 +89,7 @@ class StandIns:
             default=None,
         )
         return Choice(
-            layer=min(self.layer(i) for i in sweep.layers or self.vectors),
+            layer=min(places, key=lambda one: min(map(self.layer, layers_of(one)))),
             strength=(new or swept)[0],
             system_prompt=longest,
         )

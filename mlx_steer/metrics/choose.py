@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from mlx_steer.bands import LayerOrBand, layer_order
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
 from mlx_steer.metrics.verdicts import Scored, rows_of
@@ -23,7 +24,7 @@ class Cell:
 
     Attributes:
         condition: Its name.
-        layer: The steered layer; None without steering.
+        layer: The steered layer or band; None without steering.
         strength: The factor on the raw vector; None without steering.
         target: Share of target prompts that show the behavior.
         false_positive: Share of other prompts that show it; borderline prompts do not count here.
@@ -32,7 +33,7 @@ class Cell:
     """
 
     condition: str
-    layer: int | None
+    layer: LayerOrBand | None
     strength: float | None
     target: Rate
     false_positive: Rate
@@ -139,7 +140,7 @@ def leaders(cells: Sequence[Cell], base: Cell, limits: Limits) -> list[Cell]:
     to the limits themselves would drop good cells by chance.
     """
 
-    def place(cell: Cell) -> tuple[bool, Fraction, float, Fraction, int]:
+    def place(cell: Cell) -> tuple[bool, Fraction, float, Fraction, tuple[int, int]]:
         allowed = base.false_positive.value + limits.false_positives
         hopeless = (
             cell.false_positive.low > allowed + _SLACK
@@ -161,9 +162,8 @@ def choose_system_prompt(cells: Sequence[Cell], base: Cell, limits: Limits) -> t
     return choose_cell(cells, base, limits)
 
 
-def _then(cell: Cell) -> tuple[float, Fraction, int]:
-    layer = -1 if cell.layer is None else cell.layer
-    return (abs(cell.strength or 0.0), _exact(cell.false_positive), layer)
+def _then(cell: Cell) -> tuple[float, Fraction, tuple[int, int]]:
+    return (abs(cell.strength or 0.0), _exact(cell.false_positive), layer_order(cell.layer))
 
 
 def _gap(cell: Cell) -> Fraction:

@@ -7,6 +7,7 @@ Holm's method for its own size, for target, other and borderline prompts apart.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.metrics.halves import Detectable, Primary
 from mlx_steer.metrics.measure import ScoredRun
 from mlx_steer.metrics.metrics_file import (
@@ -214,5 +215,5 @@ def _paired(
     )
 
 
-def _cell(condition: ConditionRecord) -> tuple[int | None, float | None]:
+def _cell(condition: ConditionRecord) -> tuple[LayerOrBand | None, float | None]:
     return condition.layer, condition.strength

@@ -4,6 +4,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.metrics.numbers import (
     Coherence,
     Difference,
@@ -44,7 +45,7 @@ class ConditionNumbers(Outcome):
         opened: Share of prompts that open its gates; None without gates.
     """
 
-    layer: int | None
+    layer: LayerOrBand | None
     strength: Number
     relative_dose: Number
     system_prompt: str | None
@@ -108,7 +109,7 @@ class RuleChoice(Numbers):
 class ChosenCell(Numbers):
     """A cell the comparison was run with; `condition` is None if the half has no rows of it."""
 
-    layer: int
+    layer: LayerOrBand
     strength: Digits
     met_limits: bool
     condition: str | None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
 
+from mlx_steer.bands import layer_order
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.metrics.choose import Cell, cell_of
 from mlx_steer.metrics.halves import ConditionNumbers
@@ -81,7 +82,7 @@ def measure(data: ScoredRun, condition: ConditionRecord, split: Split) -> Condit
         kind=condition.kind,
         layer=condition.layer,
         strength=condition.strength,
-        relative_dose=condition.interventions[0].relative_dose if condition.interventions else None,
+        relative_dose=condition.relative_dose,
         system_prompt=condition.system_prompt,
         n=len(rows),
         missing=expected - len(rows),
@@ -132,5 +133,5 @@ def _place(condition: ConditionRecord) -> tuple[float, ...]:
         # In a kind of control the file's order: by name, random 10 would come before random 2.
         return (len(KIND_ORDER) + 1, CONTROL_KINDS.index(condition.kind))
     kinds = (*KIND_ORDER, condition.kind)
-    layer = -1 if condition.layer is None else condition.layer
-    return (kinds.index(condition.kind), layer, condition.strength or 0.0)
+    order = layer_order(condition.layer)
+    return (kinds.index(condition.kind), *order, condition.strength or 0.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.metrics.choose import choose_cell, choose_system_prompt
 from mlx_steer.metrics.halves import Primary, RuleChoice
 from mlx_steer.metrics.measure import ScoredRun
@@ -22,7 +23,7 @@ def primary(data: ScoredRun, tested: Sequence[ConditionRecord]) -> Primary:
     """
     choice, config = data.run.choice, data.run.config.compare
     layer = config.layer if config.layer is not None else choice.layer if choice else None
-    if layer is not None and layer < 0:
+    if isinstance(layer, int) and layer < 0:
         layer += data.run.manifest.num_layers
     gated = choice.gated if choice else None
     prompts = [c for c in tested if c.kind == "prompt"]
@@ -55,7 +56,7 @@ def _cell(
     data: ScoredRun,
     tested: Sequence[ConditionRecord],
     kind: str,
-    wanted: tuple[int | None, float | None],
+    wanted: tuple[LayerOrBand | None, float | None],
 ) -> str | None:
     """The tested condition of a kind at the wanted layer and strength, or the nearest to that."""
     layer, strength = wanted

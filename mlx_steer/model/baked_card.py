@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_steer.bands import layers_of
 from mlx_steer.vectors import SteeringVectorSet
 from mlx_steer.vectors.evidence import Evidence, MeasuredRow
 
@@ -112,7 +113,8 @@ def _ablated(baked: Baked, which: str) -> str:
 def _effect(baked: Baked, evidence: Evidence | None) -> Sequence[str]:
     if evidence is None:
         return ["None was measured together with these vectors."]
-    same = baked.operator == "add" and (evidence.layer,) == baked.layers
+    measured = () if evidence.layer is None else layers_of(evidence.layer)
+    same = baked.operator == "add" and measured == baked.layers
     note = (
         "Measured by steering at run time, before anything was baked."
         if same and evidence.strength == baked.strength

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mlx_steer.bands import layer_words
 from mlx_steer.errors import VectorError
 from mlx_steer.metrics.metrics_file import Metrics, read_metrics
 from mlx_steer.metrics.numbers import Difference, Measure, Share
@@ -76,8 +77,9 @@ def _answer(metrics: Metrics) -> str:
         way = "more" if found.difference > 0 else "fewer"
         what = f"{way} than by chance" if found.p_holm < 0.05 else "no difference could be shown"
         sure = f"; {what} (p = {found.p_holm:.2g})"
+    where = f"{layer_words(choice.layer)}, strength {choice.strength:g}"
     return (
-        f"At layer {choice.layer}, strength {choice.strength:g}, {metrics.behavior.shown} on "
+        f"At {where}, {metrics.behavior.shown} on "
         f"{sets['target']} prompts went from {_percent(base.target)} to {_percent(cell.target)} "
         f"(n = {cell.target.n}){sure}; on {sets['other']} prompts from "
         f"{_percent(base.false_positive)} to {_percent(cell.false_positive)}."

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from mlx_steer.bands import layer_order, layer_words
 from mlx_steer.metrics.halves import ConditionNumbers, Outcome
 from mlx_steer.metrics.metrics_file import Metrics
 from mlx_steer.metrics.numbers import MEASURES, Measure
@@ -86,7 +87,7 @@ def _sweep_heatmap(metrics: Metrics) -> Figure | None:
     cells = [c for c in metrics.select.conditions if c.kind == "steering"]
     if not cells:
         return None
-    layers = sorted({c.layer for c in cells if c.layer is not None})
+    layers = sorted({c.layer for c in cells if c.layer is not None}, key=layer_order)
     strengths = sorted({c.strength for c in cells if c.strength is not None})
     chosen = metrics.select.chosen
     width = max(7.0, 2.6 + 1.5 * len(strengths))
@@ -175,7 +176,7 @@ def _dose_panels(metrics: Metrics) -> list[tuple[str, _Doses]]:
             first = [c for c in first if c.system_prompt == line[0].system_prompt]
         doses = [(0.0, c) for c in first[:1]]
         doses += [(c.strength, c) for c in line if c.strength is not None]
-        panels.append((f"layer {line[0].layer}, {title}", sorted(doses, key=lambda dose: dose[0])))
+        panels.append((f"{layer_words(layer)}, {title}", sorted(doses, key=lambda dose: dose[0])))
     return panels
 
 

@@ -21,10 +21,11 @@ from pydantic import (
     model_validator,
 )
 
+from mlx_steer.bands import LayerOrBand, band_of
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.files import shown
-from mlx_steer.vectors import ModelInfo, SteeringVectorSet
+from mlx_steer.vectors import ModelInfo, SteeringVector, SteeringVectorSet, relative_dose
 from mlx_steer.words import (
     FinishReason,
     GateJoin,
@@ -146,7 +147,8 @@ class ConditionRecord(Record):
     """A condition and the row key of every prompt it was to run on.
 
     Of a kind that this version does not know, it is compared like any other. `gate_scores` are
-    scores minus threshold by gate and prompt; a gate is open at 0 and above.
+    scores minus threshold by gate and prompt; a gate is open at 0 and above. `band_dose` is given
+    where a band is steered (see `vectors.relative_dose`).
     """
 
     name: str
@@ -158,6 +160,7 @@ class ConditionRecord(Record):
     gate_join: GateJoin
     gate_scores: dict[str, dict[str, FiniteFloat]]
     rows: dict[str, str]
+    band_dose: FiniteFloat | None = None
 
     @staticmethod
     def of(
@@ -171,7 +174,7 @@ class ConditionRecord(Record):
             names: Short names of system prompts, by their text.
         """
         text = condition.system_prompt
-        return ConditionRecord(
+        made = ConditionRecord(
             name=condition.name,
             kind=condition.kind,
             system_prompt=names.get(text, text) if text else None,
@@ -182,6 +185,15 @@ class ConditionRecord(Record):
             gate_scores={},
             rows={},
         )
+        if len(condition.interventions) < 2:
+            return made
+        added = [
+            SteeringVector(i.layer, i.vector * i.strength, vectors[i.layer].hidden_norm)
+            for i in condition.interventions
+        ]
+        dose = relative_dose(added, 1.0)
+        # Not written where one layer is steered: such records are what they were.
+        return made.model_copy(update={"band_dose": None if dose is None else _six_digits(dose)})
 
     def with_rows(
         self, rows: Mapping[str, str], gate_scores: Mapping[str, Mapping[str, float]]
@@ -204,9 +216,16 @@ class ConditionRecord(Record):
         return known if known and len(known) == len(found) else None
 
     @property
-    def layer(self) -> int | None:
-        """The layer of the first intervention; None without one."""
-        return self.interventions[0].layer if self.interventions else None
+    def layer(self) -> LayerOrBand | None:
+        """The steered layer, or the band of layers; None without steering."""
+        return band_of([i.layer for i in self.interventions]) if self.interventions else None
+
+    @property
+    def relative_dose(self) -> float | None:
+        """How much is added, in units of the hidden state's norm; None if that is unknown."""
+        if len(self.interventions) > 1:
+            return self.band_dose
+        return self.interventions[0].relative_dose if self.interventions else None
 
     @property
     def strength(self) -> float | None:
@@ -262,41 +281,10 @@ class Score(Record):
         return field in self.model_fields_set
 
 
-class Lean(Record):
-    """How strongly a condition leans to the behavior before anything is decoded.
-
-    `target` and `other` are mean probabilities of an opening that shows the behavior, over the
-    prompts of that set: the rate to be expected if openings decided. Mean log-odds are for reading.
-    """
-
-    target: FiniteFloat
-    target_log_odds: FiniteFloat
-    other: FiniteFloat
-    other_log_odds: FiniteFloat
-
-
-class ScreenedCell(Lean):
-    """A cell as the screening saw it, and whether it was kept to be decoded."""
-
-    condition: str
-    kind: str
-    layer: int
-    strength: FiniteFloat
-    kept: bool
-
-
-class Screening(Record):
-    """screening.json: cells by kind, best first; `limit` is the highest lean on other prompts."""
-
-    base: Lean
-    limit: FiniteFloat
-    cells: tuple[ScreenedCell, ...]
-
-
 class GatedChoice(Record):
     """The cell of gated steering that the comparison was run with."""
 
-    layer: int
+    layer: LayerOrBand
     strength: FiniteFloat
     met_limits: bool = True
 
@@ -304,7 +292,7 @@ class GatedChoice(Record):
 class Choice(Record):
     """choice.json: what the sweep chose, and so what the comparison was run with."""
 
-    layer: int
+    layer: LayerOrBand
     strength: FiniteFloat
     system_prompt: str | None = None
     met_limits: bool = True

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
+from mlx_steer.bands import LayerOrBand, layer_words, layers_of, read_layer
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import MOST_VECTORS, Steer
-from mlx_steer.vectors import SteeringVectorSet, load_vectors
+from mlx_steer.vectors import SteeringVectorSet, load_vectors, relative_dose
 from mlx_steer.vectors.evidence import Evidence, evidence_in
 
 MOST_PRESETS = 200
@@ -32,14 +33,14 @@ class Measured:
     Attributes:
         behavior: Its title.
         answer: What came out, in a sentence or two.
-        layer: The cell that was chosen; None if none was.
+        layer: The layer or band that was chosen; None if none was.
         strength: Its strength.
         dose: Its relative dose.
     """
 
     behavior: str
     answer: str
-    layer: int | None = None
+    layer: LayerOrBand | None = None
     strength: float | None = None
     dose: float | None = None
 
@@ -47,9 +48,10 @@ class Measured:
     def of(evidence: Evidence, vectors: SteeringVectorSet) -> Measured:
         """What is kept of the evidence beside vectors."""
         layer, strength = evidence.layer, evidence.strength
-        if layer is None or strength is None or layer not in vectors:
+        layers = () if layer is None else layers_of(layer)
+        if strength is None or not layers or not all(one in vectors for one in layers):
             return Measured(evidence.title, evidence.answer)
-        dose = vectors[layer].relative_dose(strength)
+        dose = relative_dose([vectors[one] for one in layers], strength)
         return Measured(evidence.title, evidence.answer, layer, strength, dose)
 
     def told(self) -> dict[str, JsonValue]:
@@ -148,8 +150,13 @@ class Catalog:
         catalog = Catalog(offered, vectors, measured)
         for name, known in measured.items():
             if known.layer is not None:
-                chosen = Steer(vector=name, layer=known.layer, strength=known.strength)
-                catalog.add_preset(name, (chosen,))
+                catalog.add_preset(
+                    name,
+                    tuple(
+                        Steer(vector=name, layer=layer, strength=known.strength)
+                        for layer in layers_of(known.layer)
+                    ),
+                )
         return catalog, notes
 
     def measured(self, name: str) -> Measured | None:
@@ -167,7 +174,8 @@ class Catalog:
         except VectorError as error:
             raise invalid(str(error), "name") from None
         self._condition(steering)
-        measured = self.measured(steering[0].vector) if len(steering) == 1 else None
+        one = len({item.vector for item in steering}) == 1
+        measured = self.measured(steering[0].vector) if one else None
         preset = Preset(name, steering, measured)
         with self._lock:
             if name not in self.presets and len(self.presets) >= MOST_PRESETS:
@@ -280,13 +288,14 @@ class Catalog:
         if dose is None:
             return None
         measured = self.measured(name)
-        if measured is None or measured.layer is None or measured.dose is None:
+        if measured is None or measured.layer is None or measured.strength is None:
             if abs(dose) > _USUAL_DOSE:
                 return f"the relative dose {dose:.2f} of {name} is high and was never measured"
             return None
-        if act.layer != measured.layer:
-            return f"{name} was measured at layer {measured.layer}, and not at {act.layer}"
-        low, high = sorted((0.0, measured.dose))
+        if act.layer not in layers_of(measured.layer):
+            return f"{name} was measured at {layer_words(measured.layer)}, and not at {act.layer}"
+        most = self.vectors[name][act.layer].relative_dose(measured.strength) or 0.0
+        low, high = sorted((0.0, most))
         if not low - _ROUNDING <= dose <= high + _ROUNDING:
             return (
                 f"the relative dose {dose:.2f} of {name} lies outside of what was measured "
@@ -324,7 +333,9 @@ def parse_preset(text: str) -> tuple[str, tuple[Steer, ...]]:
     try:
         if not equals or not first:
             raise ValueError
-        return name, (Steer.model_validate(fields),)
+        place = read_layer(fields.pop("layer")) if "layer" in fields else None
+        places = (None,) if place is None else layers_of(place)
+        return name, tuple(Steer.model_validate({**fields, "layer": one}) for one in places)
     except (ValidationError, ValueError):
         raise VectorError(
             f"{text[:80]!r} is no preset; write it as NAME=VECTORS,layer:18,strength:0.8 "

@@ -16,7 +16,7 @@ from mlx_steer.vectors.metadata import (
     SourceInfo,
     VectorMetadata,
 )
-from mlx_steer.vectors.vector import SteeringVector
+from mlx_steer.vectors.vector import SteeringVector, relative_dose
 from mlx_steer.vectors.vector_set import SteeringVectorSet, load_vectors
 
 __all__ = [
@@ -34,4 +34,5 @@ __all__ = [
     "VectorMetadata",
     "compare_vectors",
     "load_vectors",
+    "relative_dose",
 ]

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from mlx_steer.bands import LayerOrBand
 from mlx_steer.errors import VectorError
 from mlx_steer.files import parse_json, problems
 from mlx_steer.vectors.metadata import PlainText
@@ -46,7 +47,7 @@ class Evidence(_Record):
         answer: What came out, in a sentence or two.
         sentences: What else is to be known.
         rows: The table.
-        layer: The chosen one; None if nothing was chosen.
+        layer: The chosen one, or the band; None if nothing was chosen.
         strength: The chosen one.
         vectors: The sha256 of each layer's file that was measured, by its name.
     """
@@ -60,7 +61,7 @@ class Evidence(_Record):
     answer: PlainText
     sentences: list[PlainText]
     rows: list[MeasuredRow]
-    layer: int | None
+    layer: LayerOrBand | None
     strength: float | None
     vectors: dict[PlainText, PlainText]
 

@@ -7,6 +7,7 @@ from typing import get_args
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from mlx_steer.bands import LayerOrBand, layers_of
 from mlx_steer.vectors.evidence import Evidence
 from mlx_steer.vectors.folder import MADE_WITH
 from mlx_steer.vectors.metadata import ModelInfo
@@ -32,7 +33,11 @@ def model_card(
     """
     own = vectors.metadata
     layers = list(vectors)
-    chosen = evidence.layer if evidence is not None else None
+    place: LayerOrBand = layers[len(layers) // 2]
+    if evidence is not None and evidence.layer is not None:
+        known = all(layer in vectors for layer in layers_of(evidence.layer))
+        place = evidence.layer if known else place
+    steered = layers_of(place)
     strength = evidence.strength if evidence is not None else None
     environment = Environment(
         loader=PackageLoader("mlx_steer.vectors", "."),
@@ -59,7 +64,9 @@ def model_card(
         made_by=_command(vectors, folder or f"vectors/{name}"),
         adapted=" + " in own.model.id,
         bakeable=own.model.model_type in _BAKED_TYPES,
-        layer=chosen if chosen in vectors else layers[len(layers) // 2],
+        place=place,
+        layer=steered[0] if len(steered) == 1 else list(steered),
+        steered=steered,
         strength=1.0 if strength is None else strength,
     )
     return str(ModelCard(f"---\n{_front_matter(vectors)}\n---\n\n{body}"))

@@ -148,6 +148,27 @@ class SteeringVector:
             )
 
 
+def relative_dose(vectors: Sequence[SteeringVector], strength: float) -> float | None:
+    """How much one vector, or those of a band, add at a strength, in units of the hidden state.
+
+    For a band the norm of the vectors' sum over the mean norm of the hidden states of its last
+    layer: what has been added by the band's end, if its layers pass on what they get. Neighbouring
+    layers' vectors point much the same way, so their doses add up and not their squares.
+
+    Args:
+        vectors: In the order of their layers.
+        strength: The factor on each.
+
+    Returns:
+        None where the mean norm is unknown.
+    """
+    if len(vectors) == 1:
+        return vectors[0].relative_dose(strength)
+    *_, last = vectors
+    total = np.sum([vector._float64() for vector in vectors], axis=0)
+    return SteeringVector(last.layer, total, last.hidden_norm).relative_dose(strength)
+
+
 def weighted_sum(vectors: Sequence[SteeringVector], weights: Sequence[float]) -> SteeringVector:
     """The sum in float64 of vectors of one layer, each times its weight."""
     first = vectors[0]

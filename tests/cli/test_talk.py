@@ -76,6 +76,12 @@ def test_several_vectors_layers_strengths_and_operators_belong_together_in_order
     assert both != wanted(shared, [("two", 1, 2, "add"), ("one", 3, -6, "clamp")])
 
 
+def test_a_band_is_each_of_its_layers_at_one_strength(run: Run, shared: Path) -> None:
+    options = ["--vectors", shared / "one", "--layer", "1-3", "--strength", 0.7]
+    every: list[tuple[str, int, float, Operator]] = [("one", k, 0.7, "add") for k in (1, 2, 3)]
+    assert said(run, shared, *options) == wanted(shared, every)
+
+
 def test_what_is_given_once_counts_for_all(run: Run, shared: Path) -> None:
     options = ["--vectors", shared / "one", "--layer", 1, "--layer", -3, "--strength", 1.5]
     both = said(run, shared, *options)

@@ -18,8 +18,7 @@ from mlx_steer.team import Team
 from tests.helpers.ranks import launch
 from tests.helpers.tiny import tiny_config, tiny_folder
 
-# One, and a wrapper around another.
-FEW = ["llama", "mistral3"]
+FEW = ["llama"]
 OTHERS = [
     "deepseek_v2",
     "deepseek_v3",
@@ -35,6 +34,7 @@ OTHERS = [
     "minimax",
     "minimax_m3_vl",
     "ministral3",
+    "mistral3",
     "mistral4",
     "qwen2",
     "qwen3",

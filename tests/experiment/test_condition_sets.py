@@ -31,7 +31,7 @@ def acts(condition: Condition) -> list[tuple[int, float]]:
 
 def arrays_of(seed: int, layer: int = 3) -> dict[str, np.ndarray]:
     vector = SteeringVector(layer, VECTOR.array, 40.0)
-    made = controls(vector, 1.5, WANTED, SHUFFLED, seed)
+    made = controls([vector], 1.5, WANTED, [SHUFFLED], seed)
     return {item.name: item.vector for c in made for item in c.interventions}
 
 
@@ -40,7 +40,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def test_controls_differ_from_the_vector_in_direction_and_in_nothing_else() -> None:
-    made = controls(VECTOR, 1.5, WANTED, SHUFFLED, seed=0)
+    made = controls([VECTOR], 1.5, WANTED, [SHUFFLED], seed=0)
     assert [c.kind for c in made] == ["random"] * 3 + ["negated", "shuffled"]
     for condition in made:
         assert acts(condition) == [(3, 1.5)]
@@ -56,6 +56,30 @@ def test_controls_differ_from_the_vector_in_direction_and_in_nothing_else() -> N
         assert abs(cosine(a, b)) < 0.5
 
 
+def test_controls_of_a_band_are_as_large_layer_by_layer_and_all_together() -> None:
+    band = [
+        SteeringVector(3 + i, VECTOR.array + random_vector(20 + i, 4.0), 40.0) for i in (0, 1, 2)
+    ]
+    shuffled = [SteeringVector(v.layer, random_vector(30 + v.layer, 2.0), 40.0) for v in band]
+    made = controls(band, 0.5, WANTED, shuffled, seed=0)
+    assert [c.name for c in made] == [
+        f"{name}, layers 3-5, strength 0.5"
+        for name in ("random 0", "random 1", "random 2", "negated", "shuffled")
+    ]
+    together = np.linalg.norm(sum(v.array for v in band))
+    for condition in made:
+        assert acts(condition) == [(3, 0.5), (4, 0.5), (5, 0.5)]
+        arrays = [item.vector for item in condition.interventions]
+        norms = [np.linalg.norm(array) for array in arrays]
+        assert norms == pytest.approx([v.norm for v in band], rel=1e-5), condition.name
+        if condition.kind != "shuffled":
+            assert np.linalg.norm(sum(arrays)) == pytest.approx(together, rel=1e-5)
+        if condition.kind == "random":
+            assert all(abs(cosine(a, v.array)) < 0.5 for a, v in zip(arrays, band, strict=True))
+    (plain,) = at_strengths(band, [0.0, 1.0], "refusal")
+    assert plain.name == "layers 3-5, strength 1" and acts(plain) == [(3, 1.0), (4, 1.0), (5, 1.0)]
+
+
 def test_random_controls_follow_from_the_seed_and_the_layer() -> None:
     again, other_seed, other_layer = arrays_of(0), arrays_of(1), arrays_of(0, layer=4)
     for name in ("random 0", "random 1", "random 2"):
@@ -66,11 +90,11 @@ def test_random_controls_follow_from_the_seed_and_the_layer() -> None:
 
 def test_controls_are_those_that_are_asked_for() -> None:
     none = ControlsConfig(random=0, negated=False, shuffled=False)
-    assert controls(VECTOR, 1.0, none, None, seed=0) == []
+    assert controls([VECTOR], 1.0, none, [], seed=0) == []
 
 
 def test_a_vector_is_added_at_every_strength_but_none_at_zero() -> None:
-    made = at_strengths(VECTOR, [0.0, 1.0, -0.5], "refusal")
+    made = at_strengths([VECTOR], [0.0, 1.0, -0.5], "refusal")
     assert [(c.name, c.kind, acts(c)) for c in made] == [
         ("layer 3, strength 1", "steering", [(3, 1.0)]),
         ("layer 3, strength -0.5", "steering", [(3, -0.5)]),
@@ -84,8 +108,8 @@ def test_prompts_and_gates_stand_around_the_same_intervention(
     prompt: SystemPrompt | None, gate: Gate | None
 ) -> None:
     plain, made = (
-        steering(VECTOR, 1.0, "refusal"),
-        steering(VECTOR, 1.0, "refusal", prompt, gate, "answer"),
+        steering([VECTOR], 1.0, "refusal"),
+        steering([VECTOR], 1.0, "refusal", prompt, gate, "answer"),
     )
     kinds = {(0, 0): "steering", (0, 1): "gated", (1, 0): "prompt+steering", (1, 1): "prompt+gated"}
     assert made.kind == kinds[prompt is not None, gate is not None]

@@ -199,10 +199,10 @@ def test_every_row_and_its_perplexity_are_those_of_plain_passes(gated: Path, mod
     layer = json.loads((gated / "choice.json").read_text())["layer"]
     shuffled = load_vectors(gated / "vectors_shuffled")[layer]
     made = design.controls(
-        vectors[layer],
+        [vectors[layer]],
         0.5,
         run.config.compare.controls,
-        shuffled,
+        [shuffled],
         run.config.statistics.seed,
     )
     controls = {c.name: c.interventions for c in made}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,9 @@ class Fixed:
         self.asked.append(system_prompt)
         return Gate(1, stand_in(0).array, 0.0, "plain" if system_prompt is None else "other")
 
-    def shuffled(self, layer: int) -> SteeringVector:
-        self.asked.append(layer)
-        return stand_in(layer, seed=1)
+    def shuffled(self, layers: Sequence[int]) -> list[SteeringVector]:
+        self.asked.append(tuple(layers))
+        return [stand_in(layer, seed=1) for layer in layers]
 
     def kept(self, screened: Stage, keep: int) -> tuple[str, ...]:
         self.asked.append((screened.name, keep))
@@ -164,7 +165,7 @@ def test_the_comparison_has_the_prompt_the_vector_and_both_and_then_the_same_gat
         (kind, None, [(2, 0.5)]) for kind in ("random", "negated", "shuffled")
     ]
     assert {i.set for i in controls.items} == {"target", "other"}
-    assert results.asked == [None, CALIBRATED, 2]
+    assert results.asked == [None, CALIBRATED, (2,)]
 
 
 def test_the_configs_own_layer_and_prompt_come_before_the_choice(folder: Path) -> None:
@@ -234,4 +235,4 @@ def test_what_the_answer_needs_is_the_chosen_cells_alone(folder: Path) -> None:
     assert [cell(c) for c in both.conditions] == [("prompt+steering", CALIBRATED, [(2, 0.5)])]
     assert {i.set for i in both.items} == {"target", "other"}
     assert {i.set for i in controls.items} == {"target", "other"}
-    assert results.asked == [None, 2], "no gate is fitted under the system prompt"
+    assert results.asked == [None, (2,)], "no gate is fitted under the system prompt"

@@ -4,9 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import pytest
 
+from mlx_steer.engine.steered import steered
 from mlx_steer.experiment.plan import plan_experiment
+from mlx_steer.metrics.metrics_file import read_metrics
+from mlx_steer.model.load import load_model
+from mlx_steer.report import write_report
+from mlx_steer.vectors import load_vectors, relative_dose
 from tests.experiment.test_screened_sweep import OPENINGS
 from tests.helpers.behaviors import behavior_folder
 from tests.helpers.small_run import carry_out, config
@@ -82,6 +88,40 @@ def test_an_interrupted_race_goes_on_to_the_same_run(shared: Path, tmp_path: Pat
         assert lines(folder, "rows.jsonl") == lines(whole, "rows.jsonl")
         assert lines(folder, "conditions.json") == lines(whole, "conditions.json")
         assert lines(folder, "choice.json") == lines(whole, "choice.json")
+
+
+def test_a_band_is_a_cell_from_the_screening_to_the_report(shared: Path, tmp_path: Path) -> None:
+    folder, band = tmp_path / "run", "3-4"
+    section = {
+        "strategy": "race",
+        "layers": [band],
+        "strengths": STRENGTHS,
+        "race": {"cells": 2, "rounds": 2, "screened_prompts": 3},
+    }
+    asked = race(shared, sweep=section)
+    told = carry_out(asked, folder)
+    choice = json.loads((folder / "choice.json").read_text())
+    assert choice["layer"] == choice["gated"]["layer"] == band
+    kinds = {c["kind"] for c in conditions(folder).values() if len(c["interventions"]) == 2}
+    assert kinds >= {"steering", "gated", "prompt+steering", "random", "negated", "shuffled"}
+    model, vectors = load_model(str(shared / "model")), load_vectors(folder / "vectors")
+    chosen = conditions(folder)[f"layers {band}, strength {choice['strength']:g}"]
+    dose = relative_dose([vectors[3], vectors[4]], choice["strength"])
+    assert chosen["band_dose"] == pytest.approx(dose, rel=1e-5)
+    row = next(
+        row
+        for row in map(json.loads, lines(folder, "rows.jsonl"))
+        if row["condition"] == chosen["name"] and row["split"] == "test"
+    )
+    with steered(model, vectors, layer=[3, 4], strength=choice["strength"]):
+        ids = mx.array(model.chat.prompt_ids(row["prompt"]))[None]
+        assert int(mx.argmax(model.network(ids)[0, -1])) == row["tokens"][0]
+    planned = {stage.name: stage.rows for stage in plan_experiment(asked).stages}
+    made = {name: total - done for name, total, done in told.stages}
+    assert planned["screen"] == made["screen"] and planned["controls"] == made["controls"]
+    report = write_report(folder).markdown.read_text()
+    assert f"layers {band}, strength" in report
+    assert read_metrics(folder).select.choice.layer == band
 
 
 def test_the_plan_counts_no_fewer_rows_than_the_race_makes(shared: Path, tmp_path: Path) -> None:

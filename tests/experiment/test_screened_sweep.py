@@ -14,7 +14,7 @@ from mlx_steer.errors import ConfigError, DataError
 from mlx_steer.experiment.condition_sets import cell_name
 from mlx_steer.experiment.results import lean, screening_rank
 from mlx_steer.model.load import load_model
-from mlx_steer.run.records import Lean
+from mlx_steer.run.screened import Lean
 from mlx_steer.vectors import load_vectors
 from tests.helpers.behaviors import behavior_folder
 from tests.helpers.command import Run

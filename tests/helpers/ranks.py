@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -57,11 +59,13 @@ def launched(
             stdin=subprocess.PIPE,  # mlx.launch spins on an input that has ended
             stdout=out,
             stderr=err,
+            start_new_session=True,
         )
         try:
             yield process, said
         finally:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # ranks too, should any be left
             process.wait()
 
 

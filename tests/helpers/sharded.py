@@ -28,7 +28,7 @@ from mlx_steer.model.sharding import shard
 from mlx_steer.team import team
 from tests.zoo.examine import model_of, network_of
 
-TOKENS = 8
+TOKENS = 5
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def beside(model_type: str) -> Beside:
 def _computed(model: Model) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, ...], ...]]:
     """Vectors, steered logits, and tokens of rows under several strengths and layers."""
     whole = load_behavior("refusal")
-    behavior = replace(whole, pairs=whole.pairs[:3])
-    found = extract(model, behavior, layers=[1, model.num_layers - 2])
+    behavior = replace(whole, pairs=whole.pairs[:2])
+    found = extract(model, behavior, layers=[1])
     vectors = np.stack([found[layer].array for layer in found])
     draw = np.random.default_rng(1).standard_normal(model.hidden_size).astype(np.float32)
     ids = [tuple(np.random.default_rng(i).integers(10, 300, 6 + i).tolist()) for i in range(3)]

@@ -52,7 +52,13 @@ def test_gates_that_disagree_are_read_as_they_were_joined(join: GateJoin, opened
 
 def test_no_field_of_a_condition_is_left_to_its_default() -> None:
     written = record_json(ConditionRecord.of(Condition("base"), VECTORS, {}))
-    assert written.keys() == ConditionRecord.model_fields.keys()
+    # Of a band alone, so that other records are what they were.
+    assert written.keys() | {"band_dose"} == ConditionRecord.model_fields.keys()
+    both = [SteeringVector(k, random_vector(k, size=8), 10.0) for k in (2, 3)]
+    acts = tuple(Intervention(v.layer, v.array, 0.5) for v in both)
+    vectors = SteeringVectorSet(both, metadata())
+    band = record_json(ConditionRecord.of(Condition("band", None, acts), vectors, {}))
+    assert band.keys() == ConditionRecord.model_fields.keys()
 
 
 def test_a_score_says_only_what_was_computed() -> None:

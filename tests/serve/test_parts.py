@@ -194,6 +194,11 @@ def test_what_slack_lets_pass_encloses_what_it_does_not():
     assert np.array(wide)[3, 0] <= np.array(logits)[3].min()  # a greedy row is not narrowed
 
 
+def test_a_preset_of_a_band_steers_each_of_its_layers():
+    _, steering = parse_preset("mild=concise,layer:12-14,strength:0.3")
+    assert [(s.layer, s.strength) for s in steering] == [(12, 0.3), (13, 0.3), (14, 0.3)]
+
+
 def test_presets_are_read_as_they_are_written_on_the_command_line():
     name, steering = parse_preset("short=concise,layer:18,strength:0.8,gate:plain")
     assert name == "short"

@@ -28,6 +28,7 @@ from mlx_steer.vectors import (
     VectorMetadata,
     compare_vectors,
     load_vectors,
+    relative_dose,
 )
 from tests.helpers import vector_sets
 
@@ -110,6 +111,15 @@ def test_a_vector_keeps_a_private_read_only_float32_copy():
 def test_a_vector_that_cannot_be_is_refused(layer, array, hidden_norm, says):
     with pytest.raises(VectorError, match=says):
         SteeringVector(layer, array, hidden_norm)
+
+
+def test_the_relative_dose_of_a_band_is_of_all_that_it_adds_by_its_end() -> None:
+    alike, across = (SteeringVector(k, [3.0, 4.0], 10.0 * (k + 1)) for k in (0, 1))
+    assert relative_dose([alike], 2.0) == 1.0
+    assert relative_dose([alike, across], 2.0) == 1.0, "twice the vector, half as much beside 20"
+    turned = SteeringVector(1, [-4.0, 3.0], 20.0)
+    assert relative_dose([alike, turned], 2.0) == pytest.approx(2**-0.5)
+    assert relative_dose([alike, SteeringVector(1, [3.0, 4.0], None)], 2.0) is None
 
 
 def test_the_norm_is_euclidean_and_the_relative_dose_is_strength_times_it_over_the_hidden_norm():

@@ -1,0 +1,39 @@
+"""What a screening leaves in a run directory: how strongly cells lean before they are decoded."""
+
+from __future__ import annotations
+
+from pydantic import FiniteFloat
+
+from mlx_steer.bands import LayerOrBand
+from mlx_steer.run.records import Record
+
+
+class Lean(Record):
+    """How strongly a condition leans to the behavior before anything is decoded.
+
+    `target` and `other` are mean probabilities of an opening that shows the behavior, over the
+    prompts of that set: the rate to be expected if openings decided. Mean log-odds are for reading.
+    """
+
+    target: FiniteFloat
+    target_log_odds: FiniteFloat
+    other: FiniteFloat
+    other_log_odds: FiniteFloat
+
+
+class ScreenedCell(Lean):
+    """A cell as the screening saw it, and whether it was kept to be decoded."""
+
+    condition: str
+    kind: str
+    layer: LayerOrBand
+    strength: FiniteFloat
+    kept: bool
+
+
+class Screening(Record):
+    """screening.json: cells by kind, best first; `limit` is the highest lean on other prompts."""
+
+    base: Lean
+    limit: FiniteFloat
+    cells: tuple[ScreenedCell, ...]
