@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from mlx_steer.cli.options import (
     LAYERS,
     NUMBERS,
     FromConfig,
+    Numbers,
     PartOf,
     behavior_option,
     extraction_options,
@@ -35,13 +37,18 @@ out_option = click.option(
 vectors_option = click.option(
     "--vectors", type=click.Path(), help="A vectors folder; without it they are extracted first."
 )
-strengths_option = click.option(
-    "--strengths",
-    type=NUMBERS,
-    default=FromConfig("SweepConfig", "strengths"),
-    show_default=True,
-    help="Factors on the raw vector.",
-)
+
+
+def _strengths_option(section: str, kind: Numbers, more: str = "") -> Callable[[Any], Any]:
+    return click.option(
+        "--strengths",
+        type=kind,
+        default=FromConfig(section, "strengths"),
+        show_default=True,
+        help=f"Factors on the raw vector{more}.",
+    )
+
+
 fresh_option = click.option(
     "--fresh", is_flag=True, help="Start over; keep the old directory beside the new one."
 )
@@ -151,7 +158,7 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
     help="One more cell: a layer, or a band steered together, such as 12-16.",
 )
 @extraction_options
-@strengths_option
+@_strengths_option("SweepConfig", Numbers(float, "auto"), ", or auto: as much as limits allow")
 @click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
 @click.option(
     "--keep",
@@ -201,7 +208,7 @@ def sweep(
     help="The steered layer, counted from 0, or a band steered together: 12-16.",
 )
 @extraction_options
-@strengths_option
+@_strengths_option("CompareConfig", NUMBERS)
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
 @click.option(
     "--controls",

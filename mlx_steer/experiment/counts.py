@@ -86,6 +86,7 @@ class Counts:
                 if layer is not None:
                     read += lengths[-1] * self._above(layer)
         decoded = len(lengths) * self._max_tokens if stage.decoded else 0
+        read += len(lengths) * self._max_tokens if stage.priced else 0
         return StageCount(
             name=stage.name,
             conditions=len(stage.conditions),

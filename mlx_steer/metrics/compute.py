@@ -104,7 +104,9 @@ def _vectors(run: RunData) -> VectorNumbers | None:
     vectors = run.vectors
     if vectors is None:
         return None
-    strengths = sorted({*run.config.sweep.strengths, *run.config.compare.strengths})
+    swept = run.config.sweep.strengths
+    named = () if swept == "auto" else swept
+    strengths = sorted({*named, *run.config.compare.strengths})
     about = vectors.metadata
     return VectorNumbers(
         behavior=about.behavior,

@@ -14,7 +14,6 @@ import openai
 import pytest
 
 from mlx_steer.serve import app
-from tests.helpers.command import runner
 from tests.helpers.serving import tiny_vectors
 from tests.helpers.tiny import tiny_folder
 from tests.serve.conftest import body
@@ -142,11 +141,6 @@ def test_garbage_on_the_wire_ends_its_own_connection_only(address):
         connection.close()
     with urlopen(f"{address}/health") as response:
         assert response.status == 200
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")
