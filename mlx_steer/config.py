@@ -44,6 +44,13 @@ RESAMPLES = 10_000
 ALPHA = 0.05
 """Level of the Holm-corrected tests."""
 
+SCORED_PROMPTS = 20
+"""Test prompts of each set, target and other, whose responses are scored for perplexity under a
+condition whose perplexity a table quotes."""
+
+PRICED_PROMPTS = 40
+"""Other prompts of the test half on which the price of steering is measured."""
+
 Seed = Annotated[int, Field(ge=0)]
 
 _AnySection = TypeVar("_AnySection", bound=Section)

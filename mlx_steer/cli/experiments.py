@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_steer.cli.answer import print_answer
 from mlx_steer.cli.options import (
     LAYER,
     LAYERS,
@@ -253,7 +254,9 @@ def report(run_dir: Path, labels: Path | None) -> None:
     """Write metrics.json, report.md, report.html and plots of a run, from its rows."""
     from mlx_steer.report import write_report
 
-    click.echo(str(write_report(run_dir, labels).markdown))
+    files = write_report(run_dir, labels)
+    print_answer(files.first)
+    click.echo(str(files.markdown))
 
 
 def _where(options: dict[str, Any]) -> tuple[Path, bool, bool]:
@@ -361,4 +364,6 @@ def _execute(
         if launched_rank():
             return  # rank 0 keeps the run
         files = write_report(directory.folder)
+    if not quiet:
+        print_answer(files.first)
     click.echo(str(files.markdown))

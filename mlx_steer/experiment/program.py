@@ -15,7 +15,7 @@ from typing import Protocol
 from mlx_steer.bands import LayerOrBand, layers_of
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate
-from mlx_steer.config import ExperimentConfig
+from mlx_steer.config import PRICED_PROMPTS, SCORED_PROMPTS, ExperimentConfig
 from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.condition_sets import (
     BASE,
@@ -38,11 +38,11 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep or the rounds of a race, compare, both or controls.
+        name: screen, sweep or the rounds of a race, compare, both, controls, score or price.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
-            engine/screening.py).
+            engine/screening.py), or rows that are there are scored (see scoring.py).
         decides: Whether what comes next depends on its rows.
         priced: Whether base's responses to them are read too (see engine/divergence.py).
     """
@@ -187,6 +187,26 @@ class Program:
         if made:
             yield Stage("controls", tuple(made), self.items("test", "target", "other"))
 
+    def quoted(self, chosen: Choice | None) -> Stage:
+        """The rows of a comparison whose perplexity a table quotes.
+
+        Those of the chosen conditions, base and the prompt, on the first prompts of the test half.
+        """
+        items = [self.items("test", name)[:SCORED_PROMPTS] for name in ("target", "other")]
+        conditions = self._settled(self.compared(chosen))
+        return Stage("score", tuple(conditions), tuple(p for own in items for p in own), False)
+
+    def priced(self, chosen: Choice | None) -> Stage:
+        """The conditions whose price is measured, base first, and the other prompts for it."""
+        conditions = [
+            c
+            for c in self._settled(self.compared(chosen))
+            if not (c.system_prompt and c.interventions)
+        ]
+        return Stage(
+            "price", tuple(conditions), self.items("test", "other")[:PRICED_PROMPTS], False
+        )
+
     def compared(self, chosen: Choice | None) -> Choice:
         """What is compared: the config's own layer and system prompt, or else those chosen.
 
@@ -308,6 +328,16 @@ class Program:
                 gate = self.results.gate(one.text if one else None)
                 made += at_strengths(vectors, strengths, name, one, gate, scope)
         return made
+
+    def _settled(self, choice: Choice) -> list[Condition]:
+        """Of the comparison, what was settled before it: base, the prompt and the chosen cells."""
+        gated = choice.gated.strength if choice.gated else choice.strength
+        return [
+            c
+            for c in self._comparison(choice)
+            if not c.interventions
+            or c.interventions[0].strength == (gated if c.gates else choice.strength)
+        ]
 
     def _controls(self, choice: Choice) -> list[Condition]:
         vectors, wanted = self.vectors(choice.layer), self.config.compare.controls

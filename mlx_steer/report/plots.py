@@ -11,6 +11,7 @@ from mlx_steer.bands import layer_order, layer_words
 from mlx_steer.metrics.halves import ConditionNumbers, Outcome
 from mlx_steer.metrics.metrics_file import Metrics
 from mlx_steer.metrics.numbers import MEASURES, Measure
+from mlx_steer.report import answer_plot
 from mlx_steer.report.drawing import (
     COLOURS,
     MARKERS,
@@ -35,13 +36,22 @@ KIND_COLOURS = {
     "fixed refusal": "#999999",
 }
 NAMES = frozenset(
-    {"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls", "gate_roc"}
+    {
+        "answer",
+        "norm_by_layer",
+        "sweep_heatmap",
+        "dose_response",
+        "tradeoff",
+        "controls",
+        "gate_roc",
+    }
 )
 
 
 def draw(metrics: Metrics) -> dict[str, bytes]:
     """Every plot there are numbers for, by name (without .png); see `NAMES`."""
     figures = {
+        "answer": answer_plot.draw(metrics),
         "norm_by_layer": _norm_by_layer(metrics),
         "sweep_heatmap": _sweep_heatmap(metrics),
         "dose_response": _dose_response(metrics),
