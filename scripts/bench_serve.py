@@ -45,9 +45,10 @@ _TOPICS = ("bread", "tea", "a kite", "a garden", "a letter", "soup", "a bench", 
 _LONG = "The river runs past the mill, and the miller counts the sacks of grain in the yard. " * 50
 
 
-def prompt(place: int) -> str:
-    """Prompts of like length that no two streams share."""
-    return f"Tell me, for reader number {place}, how one makes {_TOPICS[place % len(_TOPICS)]}."
+def prompt(place: int, round_: int = 0) -> str:
+    """Prompts of like length that no two streams and rounds share, but for their beginning."""
+    topic = _TOPICS[place % len(_TOPICS)]
+    return f"Tell me, for reader number {place} of group {round_}, how one makes {topic}."
 
 
 def steering(place: int) -> list[dict[str, Any]]:
@@ -172,9 +173,9 @@ class Side:
         """The server's."""
         return self.server.address
 
-    def body(self, place: int, tokens: int) -> dict[str, Any]:
+    def body(self, place: int, tokens: int, round_: int) -> dict[str, Any]:
         """The request of one stream."""
-        messages = [{"role": "user", "content": prompt(place)}]
+        messages = [{"role": "user", "content": prompt(place, round_)}]
         more = {"steering": steering(place)} if self.steered else {}
         return {"model": self.model, "messages": messages, "max_tokens": tokens, **more}
 
@@ -194,12 +195,15 @@ class Streamed:
     texts: list[str]
 
 
-async def streams(side: Side, count: int, tokens: int) -> Streamed:
+async def streams(side: Side, count: int, tokens: int, round_: int) -> Streamed:
     """Ask for so many streams at once."""
     async with httpx.AsyncClient(limits=httpx.Limits(max_connections=count)) as client:
         began, before = time.perf_counter(), side.server.cpu_seconds()
         found = await asyncio.gather(
-            *(one_stream(client, side.address, side.body(place, tokens)) for place in range(count))
+            *(
+                one_stream(client, side.address, side.body(place, tokens, round_))
+                for place in range(count)
+            )
         )
         seconds, after = time.perf_counter() - began, side.server.cpu_seconds()
     made = sum(number for _, number in found)
@@ -207,11 +211,11 @@ async def streams(side: Side, count: int, tokens: int) -> Streamed:
     return Streamed(seconds / made, used / made, [text for text, _ in found])
 
 
-async def each_alone(side: Side, count: int, tokens: int) -> list[str]:
+async def each_alone(side: Side, count: int, tokens: int, round_: int) -> list[str]:
     """The texts of the same, one after the other."""
     async with httpx.AsyncClient() as client:
         return [
-            (await one_stream(client, side.address, side.body(place, tokens)))[0]
+            (await one_stream(client, side.address, side.body(place, tokens, round_)))[0]
             for place in range(count)
         ]
 
@@ -258,10 +262,11 @@ def main(rounds: int, count: int, tokens: int, as_json: bool) -> None:
     ):
         sides = (Side(ours, BUILT_IN, True), Side(ours, BUILT_IN), Side(theirs, folder))
         for side in sides:
-            asyncio.run(streams(side, 2, 4))  # warms up
+            # Warms up: every side has read its own system prompt under every condition then.
+            asyncio.run(streams(side, count, 2, 0))
         for round_ in range(rounds):
             for kind, side in list(zip(kinds, sides, strict=True))[:: -1 if round_ % 2 else 1]:
-                found = asyncio.run(streams(side, count, tokens))
+                found = asyncio.run(streams(side, count, tokens, 1 + round_))
                 done[kind].append(found)
                 waits[kind].append(asyncio.run(second_turn(side, round_)))
                 click.echo(
@@ -269,7 +274,7 @@ def main(rounds: int, count: int, tokens: int, as_json: bool) -> None:
                     f"time; second turn {waits[kind][-1]:.2f} s",
                     err=True,
                 )
-        alone = asyncio.run(each_alone(sides[0], count, tokens))
+        alone = asyncio.run(each_alone(sides[0], count, tokens, rounds))
     together = done["steered"][-1].texts
     paces = {kind: [one.seconds for one in every] for kind, every in done.items()}
     used = {kind: [one.cpu_seconds for one in every] for kind, every in done.items()}

@@ -159,8 +159,9 @@ def _preset(text: str, named: list[tuple[str | None, Path]]) -> tuple[str, tuple
     if "=" in text or not text.endswith((".yaml", ".yml")):
         return parse_preset(text)
     found = PresetFile.read(Path(text))
+    known = {(name, folder.resolve()) for name, folder in named}
     for name, folder in found.vectors.items():
-        if (name, Path(folder)) not in named:
+        if (name, Path(folder).resolve()) not in known:
             named.append((name, Path(folder)))
     return Path(text).stem, found.steering
 
