@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 
 from mlx_steer.bands import LayerOrBand
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
+from mlx_steer.search_config import STRENGTHS, Count, Section, Strength, Strengths, Text
+from mlx_steer.search_config import Limits as Limits
+from mlx_steer.search_config import RaceConfig as RaceConfig
+from mlx_steer.search_config import SweepConfig as SweepConfig
+from mlx_steer.search_config import distinct_list as _distinct_list
 from mlx_steer.words import (
     DtypeChoice,
     Extent,
@@ -28,12 +25,8 @@ from mlx_steer.words import (
     Method,
     Scope,
     Shard,
-    Strategy,
     TokenPosition,
 )
-
-STRENGTHS = (0.5, 1.0, 1.5)
-"""Factors on the raw vector."""
 
 FALSE_POSITIVE_RATE = 0.05
 """Of held-out prompts that should not be steered, at most so many may open a gate."""
@@ -51,22 +44,19 @@ RESAMPLES = 10_000
 ALPHA = 0.05
 """Level of the Holm-corrected tests."""
 
-# Beyond any sensible factor, but small enough that nothing overflows.
-Strength = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+SCORED_PROMPTS = 20
+"""Test prompts of each set, target and other, whose responses are scored for perplexity under a
+condition whose perplexity a table quotes."""
+
+PRICED_PROMPTS = 40
+"""Other prompts of the test half on which the price of steering is measured."""
+
 Seed = Annotated[int, Field(ge=0)]
-Text = Annotated[str, Field(min_length=1)]
+
+_AnySection = TypeVar("_AnySection", bound=Section)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
-
-
-_AnySection = TypeVar("_AnySection", bound=_Section)
-
-
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which model, and in which precision (see `load_model`)."""
 
     name: Text
@@ -89,7 +79,7 @@ class JudgeModelConfig(ModelConfig):
     max_tokens: Count = 16
 
 
-class ExtractConfig(_Section):
+class ExtractConfig(Section):
     """Where the steering vectors come from.
 
     Attributes:
@@ -110,69 +100,7 @@ class ExtractConfig(_Section):
         return _distinct_list(value, "layers")
 
 
-class Limits(_Section):
-    """What a cell of the sweep may cost and still be chosen, against the base run.
-
-    Attributes:
-        false_positives: Most false positives above base, as a fraction.
-        coherence_drop: How far mean coherence may lie under base.
-        incoherent: Largest fraction of incoherent rows.
-    """
-
-    false_positives: Fraction = 0.10
-    coherence_drop: Fraction = 0.05
-    incoherent: Fraction = 0.10
-
-
-class RaceConfig(_Section):
-    """Successive halving (Jamieson and Talwalkar 2016) over blocks of the select prompts.
-
-    Attributes:
-        cells: Cells of each kind that enter: the best of the screening.
-        rounds: How many; each doubles the prompts and halves the cells, the last has all prompts.
-        screened_prompts: Prompts of each set that the screening reads.
-    """
-
-    cells: Annotated[int, Field(ge=2, le=1000)] = 6
-    rounds: Annotated[int, Field(ge=2, le=6)] = 3
-    screened_prompts: Count = 20
-
-
-class SweepConfig(_Section):
-    """The search for a layer and a strength, on the select half of the prompts.
-
-    Attributes:
-        strategy: `grid` decodes every cell on every prompt, `race` drops those that are beaten.
-        layers: Which of the vectors' layers, and bands such as "12-16", whose layers are steered
-            together, each by its own vector; None for all layers, one by one.
-        strengths: Factors on the raw vector.
-        system_prompts: Names of the behavior's system prompts, or texts; they are compared too.
-        screen: For a grid: rank the cells before anything is generated and run only so many (see
-            screening.py); None runs them all.
-        race: For a race, see `RaceConfig`.
-        limits: See `Limits`.
-    """
-
-    strategy: Strategy = "grid"
-    layers: tuple[LayerOrBand, ...] | None = None
-    strengths: tuple[Strength, ...] = STRENGTHS
-    system_prompts: tuple[Text, ...] = ("detailed", "calibrated")
-    screen: Count | None = None
-    race: RaceConfig = RaceConfig()
-    limits: Limits = Limits()
-
-    @property
-    def screens(self) -> bool:
-        """Whether cells are ranked before anything is generated."""
-        return self.strategy == "race" or self.screen is not None
-
-    @field_validator("layers", "strengths", "system_prompts", mode="before")
-    @classmethod
-    def _distinct(cls, value: Any, info: ValidationInfo) -> Any:
-        return _distinct_list(value, str(info.field_name))
-
-
-class ControlsConfig(_Section):
+class ControlsConfig(Section):
     """Conditions that show whether the vector's meaning matters, at the chosen layer and strength.
 
     Attributes:
@@ -186,20 +114,21 @@ class ControlsConfig(_Section):
     shuffled: bool = True
 
 
-class GateConfig(_Section):
+class GateConfig(Section):
     """A gate on the prompt's hidden state, fitted on the behavior's own `gate` prompts.
 
     Attributes:
         layers: Layers to try; "all" for every one.
         methods: Ways to make the direction; cross-validation picks one.
         false_positive_rate: Of held-out other prompts, at most so many may open the gate.
-        strengths: Factors on the raw vector for gated steering; None takes those of the sweep.
+        strengths: Factors on the raw vector for gated steering, or "auto"; None takes those of the
+            sweep.
     """
 
     layers: tuple[int, ...] | Literal["all"] = "all"
     methods: tuple[GateMethod, ...] = get_args(GateMethod)
     false_positive_rate: Annotated[float, Field(ge=0, lt=1)] = FALSE_POSITIVE_RATE
-    strengths: tuple[Strength, ...] | None = None
+    strengths: Strengths | None = None
 
     @field_validator("layers", "methods", "strengths", mode="before")
     @classmethod
@@ -207,7 +136,7 @@ class GateConfig(_Section):
         return _distinct_list(value, str(info.field_name))
 
 
-class CompareConfig(_Section):
+class CompareConfig(Section):
     """The fair comparison, on the test half of the prompts.
 
     Attributes:
@@ -234,7 +163,7 @@ class CompareConfig(_Section):
         return _distinct_list(value, "strengths")
 
 
-class GenerationConfig(_Section):
+class GenerationConfig(Section):
     """How responses are generated.
 
     Attributes:
@@ -250,7 +179,7 @@ class GenerationConfig(_Section):
     batch_size: Annotated[int, Field(ge=1, le=4096)] | None = None
 
 
-class StatisticsConfig(_Section):
+class StatisticsConfig(Section):
     """Seeds and levels of the statistics.
 
     Attributes:
@@ -264,7 +193,7 @@ class StatisticsConfig(_Section):
     alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Section):
     """One experiment: extract, sweep, choose, compare, report.
 
     Attributes:
@@ -308,11 +237,11 @@ class ExperimentConfig(_Section):
         if value == "thinking" and model is not None and not thinking:
             raise ValueError("acts on nothing unless the model thinks; set model.thinking: true")
         if value == "answer" and thinking and sweep is not None and sweep.screens:
-            cure = (
-                "take sweep.strategy: grid"
-                if sweep.strategy == "race"
-                else ("leave sweep.screen out")
-            )
+            cure = "leave sweep.screen out"
+            if sweep.strategy == "race":
+                cure = "take sweep.strategy: grid"
+            elif sweep.strengths == "auto":
+                cure = "name sweep.strengths"
             raise ValueError(
                 "does not reach the first response token, which the screening reads, while the "
                 f"model thinks; {cure}"
@@ -382,16 +311,4 @@ def _plain(value: Any) -> Any:
             return check_text(value)
         except ValueError as error:
             raise ValueError(f"the text {shown(value)} {error}") from None
-    return value
-
-
-def _distinct_list(value: Any, what: str) -> Any:
-    if isinstance(value, list | tuple):
-        if not value and what in ("strengths", "layers", "methods"):
-            raise ValueError(f"{what} must not be empty")
-        # As they stand in the names of conditions.
-        names = Counter(f"{v:g}" if isinstance(v, float) else str(v) for v in value)
-        twice = [name for name, count in names.items() if count > 1]
-        if twice:
-            raise ValueError(f"{', '.join(twice)} stands twice")
     return value

@@ -39,6 +39,8 @@ from mlx_steer.vectors import SteeringVectorSet
 
 LAYERS, STRENGTHS = (9, 12, 15, 18, 21), (0.5, 1.0, 1.5)
 PEER_ROWS = 64
+# Of one bare prefill.
+PREFILL_ROWS = 16
 
 
 def _run(network: Any, ids: mx.array, kept: list[mx.array]) -> None:
@@ -205,6 +207,62 @@ def hugging_face(
     return {**answer, "rows": len(first), "rows_with_our_tokens": same}
 
 
+@dataclass
+class Figures:
+    """What is found; each figure is told on standard error as soon as it is there.
+
+    Attributes:
+        result: Everything, for --json.
+        rows: The table for people, its head first.
+    """
+
+    result: Json = field(default_factory=dict)
+    rows: list[list[str]] = field(default_factory=lambda: [["", "rows/s", "ours is"]])
+
+    def add(self, what: str, rate: float, ours_is: str, **values: Any) -> None:
+        """Keep a figure and tell it."""
+        self.result |= values
+        self.rows.append([what, f"{rate:.2f}", ours_is])
+        click.echo(f"{what}: {rate:.2f} rows/s", err=True)
+
+
+def measure_ours(
+    figures: Figures,
+    model: Model,
+    jobs: Sequence[Job],
+    sampling: Sampling,
+    batch_size: int,
+    every: int,
+) -> tuple[float, dict[str, Completion]]:
+    """Rows per second of the engine, with bare passes beside it, and its rows."""
+    prompts = list(dict.fromkeys(job.ids for job in jobs))
+    length = max(2, round(sum(map(len, prompts)) / len(prompts)))
+    bare, done = Bare(model, every), dict[str, Completion]()
+
+    def engine() -> None:
+        done.update((c.key, c) for c in completions(model, jobs, sampling, batch_size))
+
+    bare.warm_up(PREFILL_ROWS, length)
+    with beside(bare, (PREFILL_ROWS, length)):
+        ours = timed(engine) - bare.waited
+    decode = sum(bare.decode) * bare.steps / len(bare.decode)
+    conditions = list({job.condition.name: job.condition for job in jobs}.values())
+    tokens_passed = PREFILL_ROWS * length * model.num_layers
+    prefill = median(bare.prefill) * layer_tokens(model, prompts, conditions) / tokens_passed
+    tokens = sum(len(c.tokens) for c in done.values())
+    figures.add(
+        f"ours: {len(jobs)} rows, {tokens} tokens in {bare.steps} steps", len(jobs) / ours, "1",
+        rows=len(jobs), tokens=tokens, steps=bare.steps,
+    )  # fmt: skip
+    figures.add(
+        f"what bare passes allow (decode {decode:.0f} s, prefill {prefill:.0f} s)",
+        len(jobs) / (decode + prefill), f"{(decode + prefill) / ours:.2f} of it",
+        seconds={"ours": ours, "bare decode": decode, "bare prefill": prefill},
+        bare_over_ours=(decode + prefill) / ours,
+    )  # fmt: skip
+    return len(jobs) / ours, done
+
+
 @click.command()
 @click.option("--model", "name", default="smollm2-135m", show_default=True)
 @click.option("--prompts", "count", default=40, show_default=True, help="Under 16 conditions each.")
@@ -230,51 +288,29 @@ def main(
     items = [p for p in behavior.prompts if p.split in ("select", "test")][:count]
     prompts = [tuple(model.chat.prompt_ids(p.prompt)) for p in items]
     jobs = [Job(f"{i} {c.name}", p, c) for i, p in enumerate(prompts) for c in chosen]
-    length = max(2, round(sum(map(len, prompts)) / len(prompts)))
-    bare, done = Bare(model, every), dict[str, Completion]()
-
-    def engine() -> None:
-        done.update((c.key, c) for c in completions(model, jobs, Sampling(max_tokens), batch_size))
-
-    bare.warm_up(16, length)
-    with beside(bare, (16, length)):
-        ours = timed(engine) - bare.waited
-    decode = sum(bare.decode) * bare.steps / len(bare.decode)
-    necessary = layer_tokens(model, prompts, chosen)
-    prefill = median(bare.prefill) * necessary / (16 * length * model.num_layers)
+    figures = Figures()
+    rate, done = measure_ours(figures, model, jobs, Sampling(max_tokens), batch_size, every)
     picked = np.random.default_rng(0).permutation(len(jobs))[:sampled]
     slow, differ = one_at_a_time(model, [jobs[i] for i in picked], done, max_tokens)
-    rate, slow_rate = len(jobs) / ours, len(picked) / slow
-    tokens = sum(len(c.tokens) for c in done.values())
-    result: Json = {
-        "rows": len(jobs),
-        "tokens": tokens,
-        "steps": bare.steps,
-        "seconds": {"ours": ours, "bare decode": decode, "bare prefill": prefill},
-        "rows_per_second": {"ours": rate, "one_at_a_time": slow_rate},
-        "bare_over_ours": (decode + prefill) / ours,
-        "ours_over_one_at_a_time": rate / slow_rate,
-        "sampled_rows": len(picked),
-        "sampled_rows_that_differ": differ,
-    }
-    rows = [
-        ["", "rows/s", "ours is"],
-        [f"ours: {len(jobs)} rows, {tokens} tokens in {bare.steps} steps", f"{rate:.2f}", "1"],
-        [f"what bare passes allow (decode {decode:.0f} s, prefill {prefill:.0f} s)",
-         f"{len(jobs) / (decode + prefill):.2f}", f"{(decode + prefill) / ours:.2f} of it"],
-        [f"mlx_lm one row at a time, {len(picked)} sampled rows: {len(differ)} with other tokens",
-         f"{slow_rate:.2f}", f"{rate / slow_rate:.1f} times it"],
-    ]  # fmt: skip
+    slow_rate = len(picked) / slow
+    figures.add(
+        f"mlx_lm one row at a time, {len(picked)} sampled rows: {len(differ)} with other tokens",
+        slow_rate, f"{rate / slow_rate:.1f} times it",
+        rows_per_second={"ours": rate, "one_at_a_time": slow_rate},
+        ours_over_one_at_a_time=rate / slow_rate,
+        sampled_rows=len(picked), sampled_rows_that_differ=differ,
+    )  # fmt: skip
     if with_peers:
         peer = hugging_face(model, name, jobs, done, max_tokens)
         peer_rate = peer["rows"] / peer["seconds"]
-        result["hugging_face"] = {**peer, "rows_per_second": peer_rate}
-        rows.append(
-            [f"Hugging Face generate, PyTorch {peer['torch']}, {peer['rows']} left-padded rows: "
-             f"{peer['rows'] - peer['rows_with_our_tokens']} with other tokens",
-             f"{peer_rate:.2f}", f"{rate / peer_rate:.1f} times it"]
+        figures.add(
+            f"Hugging Face generate, PyTorch {peer['torch']}, {peer['rows']} left-padded rows: "
+            f"{peer['rows'] - peer['rows_with_our_tokens']} with other tokens",
+            peer_rate, f"{rate / peer_rate:.1f} times it",
+            hugging_face={**peer, "rows_per_second": peer_rate},
         )  # fmt: skip
-    publish(result, rows, "python scripts/bench_generation.py --peers", as_json)
+    again = "python scripts/bench_generation.py --peers"
+    publish(figures.result, figures.rows, again, as_json)
     if differ:
         raise SystemExit(1)
 

@@ -27,7 +27,7 @@ from mlx_steer.engine.screening import opening_tokens, screen
 from mlx_steer.errors import SteerError
 from mlx_steer.experiment import condition_sets as design
 from mlx_steer.experiment.execute import run_experiment
-from mlx_steer.experiment.results import lean, screening_rank
+from mlx_steer.experiment.leans import lean, screening_rank
 from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics import Cell, cell_of, choose_cell, judged
 from mlx_steer.model.load import Model
@@ -118,6 +118,23 @@ def agreement(cells: Sequence[Cell], leans: Mapping[str, Lean], order: Sequence[
     }
 
 
+def tell(result: Json, keep: int) -> None:
+    """Print what is not in the table."""
+    best, seconds = result["chosen_of_all"], result["seconds"]
+    for screen_name, values in result["spearman"].items():
+        parts = ", ".join(f"{value:+.2f} {what}" for what, value in values.items())
+        click.echo(f"Spearman, {screen_name}: {parts}")
+    click.echo(
+        f"The choice among all {len(result['cells'])} cells, {best['condition']}, has rank "
+        f"{best['rank']}; of the best {keep}, {result['chosen_of_kept']} is chosen."
+    )
+    spent = f"Screening took {seconds['screening']:.0f} s"
+    if seconds["saved"] is not None:
+        spent += f", decoding all cells {seconds['decoding_all']:.0f} s"
+        spent += f"; keeping {keep} saves {seconds['saved']:.0f} s"
+    click.echo(spent + ".")
+
+
 @click.command()
 @click.option("--run", "folder", type=click.Path(path_type=Path), help="Compare with this run.")
 @click.option("--model", "name", default="smollm2-135m", show_default=True)
@@ -164,7 +181,6 @@ def main(
     saved = None
     if decoding and decoding > seconds:
         saved = decoding * (1 - min(keep, len(cells)) / len(cells)) - seconds
-    correlations = agreement(cells, leans, order)
     result: Json = {
         "cells": [
             {"condition": c.condition, "rank": i, **dict(leans[c.condition]),
@@ -172,7 +188,7 @@ def main(
              "coherence": c.coherence}
             for i, c in enumerate(ranked, 1)
         ],
-        "spearman": correlations,
+        "spearman": agreement(cells, leans, order),
         "chosen_of_all": {"condition": best.condition, "met_limits": met,
                           "rank": order.index(best.condition) + 1},
         "chosen_of_kept": kept_best.condition,
@@ -186,19 +202,8 @@ def main(
         for i, c in enumerate(ranked, 1)
     ]  # fmt: skip
     publish(result, rows, "python scripts/bench_screening.py", as_json)
-    if as_json:
-        return
-    for screen_name, values in correlations.items():
-        parts = ", ".join(f"{value:+.2f} {what}" for what, value in values.items())
-        click.echo(f"Spearman, {screen_name}: {parts}")
-    click.echo(
-        f"The choice among all {len(cells)} cells, {best.condition}, has rank "
-        f"{order.index(best.condition) + 1}; of the best {keep}, {kept_best.condition} is chosen."
-    )
-    spent = f"Screening took {seconds:.0f} s"
-    if saved is not None:
-        spent += f", decoding all cells {decoding:.0f} s; keeping {keep} saves {saved:.0f} s"
-    click.echo(spent + ".")
+    if not as_json:
+        tell(result, keep)
 
 
 if __name__ == "__main__":

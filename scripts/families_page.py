@@ -27,7 +27,7 @@ _HEAD = """\
 Written by `python scripts/families_page.py`: change that, not this page.
 
 Only the built-in SmolLM2 was run on its real weights. Families marked *compared* were tried on a
-small random model of their architecture (six layers, float32), the same folder being loaded by
+small random model of their architecture (six layers, float32), the same weights being loaded by
 mlx-steer and by Hugging Face transformers:
 
 - *extraction*: token ids are the same; vectors of every layer agree to 3e-5 of their norm;
@@ -110,6 +110,11 @@ FAMILIES = (
         "the context in its config.json; a date in the prompt is always 1 January 2025",
     ),
     Family(
+        "Llama 4",
+        "compared: the text model; chunks, layers without positions, experts",
+        "text only; the context in its config.json",
+    ),
+    Family(
         "Qwen2.5",
         "compared; windows switched on and off; GGUF files",
         "32,768 tokens; its template inserts a system prompt",
@@ -122,8 +127,12 @@ FAMILIES = (
         "on both, or on one of them (`scope: thinking` or `answer`)",
     ),
     Family("Qwen3-MoE", "compared; experts; windows", "as Qwen3"),
-    Family("Qwen3.5", "its template's thoughts, opened and empty", "thinking as Qwen3"),
-    Family("Qwen3-Next", "what is tried at loading", "never thinks"),
+    Family(
+        "Qwen3.5",
+        "compared: the text model; its template's thoughts, opened and empty",
+        "text only; thinking as Qwen3",
+    ),
+    Family("Qwen3-Next", "compared; experts", "never thinks"),
     Family(
         "Gemma 2",
         "compared; bfloat16; right up to a window, refused beyond it",
@@ -137,12 +146,13 @@ FAMILIES = (
     ),
     Family(
         "Gemma 3n",
-        "what is tried at loading",
+        "compared: the text model; the vector goes to all four streams",
         "text only; prompts are not replayed from a layer on",
     ),
     Family(
         "Gemma 4",
-        "its template's thoughts, opened by several tokens",
+        "compared: the text model, `gemma4_text`; its template's thoughts, opened by several "
+        "tokens",
         "text only; prompts are not replayed from a layer on, and all layers are run",
     ),
     Family(
@@ -153,18 +163,24 @@ FAMILIES = (
     Family("Mixtral", "compared; experts; bfloat16; a window", "32,768 tokens"),
     Family(
         "gpt-oss",
-        "its channels: the final one is the answer, the analysis thinking; calls told from answers",
+        "compared: windows, sinks, experts in float32; its channels: the final one is the answer, "
+        "the analysis thinking; calls told from answers",
         "it answers at once in its final channel; with `thinking: true` it thinks first; a date in "
-        "the prompt is always 1 January 2025",
+        "the prompt is always 1 January 2025; mlx-lm rounds the range of its YaRN scaling, "
+        "transformers does not",
     ),
-    Family("LFM2", "what is tried at loading", "the context in its config.json"),
+    Family("LFM2", "compared", "the context in its config.json"),
     Family(
         "SmolLM3",
-        "its switch for thinking beside a system prompt",
+        "compared; its switch for thinking beside a system prompt",
         "thinking as Qwen3; its template inserts a system prompt and a date (1 January 2025)",
     ),
-    Family("GLM-4", "the switch for thinking of GLM-4.5", "the context in its config.json"),
-    Family("OLMo 3", "what is tried at loading", "65,536 tokens"),
+    Family(
+        "GLM-4",
+        "compared; the switch for thinking of GLM-4.5",
+        "the context in its config.json",
+    ),
+    Family("OLMo 3", "compared; windows", "65,536 tokens"),
 )
 
 

@@ -23,9 +23,10 @@ from measuring import Silent
 from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.conditions import Gate
 from mlx_steer.config import ExperimentConfig, RaceConfig, load_config
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.execute import run_experiment
+from mlx_steer.experiment.leans import Screened, lean, screening_rank
 from mlx_steer.experiment.program import Program, Stage
-from mlx_steer.experiment.results import Screened, lean, screening_rank
 from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, leaders
 from mlx_steer.metrics.verdicts import Scored, judged
 from mlx_steer.run.directory import RunDirectory
@@ -91,6 +92,13 @@ class Replayed:
             )
             kept |= {c.name for c in own[:keep]}
         return kept
+
+    def harmless(self, read: Stage) -> set[str]:
+        """Not asked for: a grid's strengths are named."""
+        return set()
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        """The same."""
 
     def ahead(self, decoded: Stage) -> set[str]:
         """The better half of each kind by the stored rows."""

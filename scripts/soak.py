@@ -26,7 +26,7 @@ Json = dict[str, object]
 EVERY = 200
 # Growth that is none: allocators keep what they had, and the heap of Python is ragged.
 SLACK, SLACK_BYTES = 1.05, 16e6
-COMPARED = ("rows.jsonl", "scores.jsonl", "metrics.json")
+COMPARED = ("rows.jsonl", "scores.jsonl", "prices.jsonl", "metrics.json")
 
 
 @dataclass

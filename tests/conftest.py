@@ -1,4 +1,6 @@
 import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 # The tests' products are tiny, and `make test` runs one worker a core: threads would only get into
 # each other's way. The first is OpenBLAS's (under MLX and numpy), the second PyTorch's.
@@ -9,7 +11,11 @@ import pytest
 from hypothesis import settings
 
 import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
+from tests.helpers.browser import chromium
 from tests.helpers.command import Run, runner
+
+if TYPE_CHECKING:
+    from selenium.webdriver.chrome.webdriver import WebDriver
 
 # A slow machine is no failure.
 settings.register_profile("untimed", deadline=None)
@@ -20,3 +26,10 @@ settings.load_profile("untimed")
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs `mlx-steer` with its arguments in this process."""
     return runner(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[WebDriver]":
+    """Headless Chromium; where it is missing, the test is skipped."""
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver

@@ -81,6 +81,7 @@ def examine(
     for check in rank_checks(team(), models, checks):
         note(check)
     measured: tuple[DecodeSpeed, ...] = ()
-    if has_metal() if speed is None else speed:
+    # By the clock, which would have each rank of a sharded model take other steps.
+    if (has_metal() if speed is None else speed) and models[-1].team.size == 1:
         measured = tuple(decode_speed(models[-1], rows) for rows in SPEED_ROWS)
     return Diagnosis(environment(), working_set(), metal_facts(), tuple(checks), measured)

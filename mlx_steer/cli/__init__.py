@@ -16,6 +16,7 @@ from mlx_steer.cli.group import Group
 
 _COMMANDS = {
     "run": "experiments",
+    "assess": "assess",
     "extract": "experiments",
     "sweep": "experiments",
     "compare": "experiments",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlx_steer.cli.answer import print_answer
 from mlx_steer.cli.options import (
     LAYER,
     LAYERS,
     NUMBERS,
     FromConfig,
+    Numbers,
     PartOf,
     behavior_option,
     extraction_options,
@@ -35,13 +38,18 @@ out_option = click.option(
 vectors_option = click.option(
     "--vectors", type=click.Path(), help="A vectors folder; without it they are extracted first."
 )
-strengths_option = click.option(
-    "--strengths",
-    type=NUMBERS,
-    default=FromConfig("SweepConfig", "strengths"),
-    show_default=True,
-    help="Factors on the raw vector.",
-)
+
+
+def _strengths_option(section: str, kind: Numbers, more: str = "") -> Callable[[Any], Any]:
+    return click.option(
+        "--strengths",
+        type=kind,
+        default=FromConfig(section, "strengths"),
+        show_default=True,
+        help=f"Factors on the raw vector{more}.",
+    )
+
+
 fresh_option = click.option(
     "--fresh", is_flag=True, help="Start over; keep the old directory beside the new one."
 )
@@ -151,7 +159,7 @@ def extract(behavior: str, layers: Any, out: Path, quiet: bool, **options: Any) 
     help="One more cell: a layer, or a band steered together, such as 12-16.",
 )
 @extraction_options
-@strengths_option
+@_strengths_option("SweepConfig", Numbers(float, "auto"), ", or auto: as much as limits allow")
 @click.option("--screen", is_flag=True, help="Rank all cells without generating; run the best.")
 @click.option(
     "--keep",
@@ -201,7 +209,7 @@ def sweep(
     help="The steered layer, counted from 0, or a band steered together: 12-16.",
 )
 @extraction_options
-@strengths_option
+@_strengths_option("CompareConfig", NUMBERS)
 @click.option("--system-prompt", help="A name of the behavior's (detailed, calibrated) or a text.")
 @click.option(
     "--controls",
@@ -246,7 +254,9 @@ def report(run_dir: Path, labels: Path | None) -> None:
     """Write metrics.json, report.md, report.html and plots of a run, from its rows."""
     from mlx_steer.report import write_report
 
-    click.echo(str(write_report(run_dir, labels).markdown))
+    files = write_report(run_dir, labels)
+    print_answer(files.first)
+    click.echo(str(files.markdown))
 
 
 def _where(options: dict[str, Any]) -> tuple[Path, bool, bool]:
@@ -354,4 +364,6 @@ def _execute(
         if launched_rank():
             return  # rank 0 keeps the run
         files = write_report(directory.folder)
+    if not quiet:
+        print_answer(files.first)
     click.echo(str(files.markdown))

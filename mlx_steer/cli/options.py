@@ -50,16 +50,16 @@ class FromConfig:
 
 
 class Numbers(click.ParamType[Any]):
-    """A list such as 12,14,16 or 0.5,1.0; layers may also be ranges (8-20) or `all`."""
+    """A list such as 12,14,16 or 0.5,1.0, or one word; layers may also be ranges (8-20)."""
 
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        """`int` for layers, `float` for strengths."""
-        self.kind = kind
+    def __init__(self, kind: type[int] | type[float], word: str | None = None) -> None:
+        """`int` for layers, `float` for strengths; the word that may stand instead."""
+        self.kind, self.word = kind, word
         self.name = "layers" if kind is int else "numbers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The list as a tuple, or `all`."""
-        if not isinstance(value, str) or (value == "all" and self.kind is int):
+        """The list as a tuple, or the word."""
+        if not isinstance(value, str) or value == self.word:
             return value
         numbers: list[float] = []
         for part in value.split(","):
@@ -153,7 +153,7 @@ class Text(click.ParamType[str]):
 
 
 LAYER = Layer()
-LAYERS = Numbers(int)
+LAYERS = Numbers(int, "all")
 NUMBERS = Numbers(float)
 FACTOR = Factor()
 TEXT = Text()

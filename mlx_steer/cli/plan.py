@@ -107,7 +107,9 @@ def _print_power(found: ExperimentPlan) -> None:
     def points(difference: float | None) -> str:
         return "none" if difference is None else f"{100 * difference:.0f}"
 
-    title = f"Found with 80 % power, in points: alone / among {found.comparisons} comparisons"
+    title = (
+        f"Found with 80 % power, in points: alone / among the primary tests ({found.comparisons})"
+    )
     table = Table("prompts", "base rate", "rise", "fall", title=title, title_justify="left")
     for line in found.power:
         table.add_row(

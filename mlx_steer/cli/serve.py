@@ -13,6 +13,7 @@ from mlx_steer.cli.options import model_options, model_settings
 if TYPE_CHECKING:
     from mlx_steer.model.load import Model
     from mlx_steer.serve.catalog import Catalog
+    from mlx_steer.serve.protocol import Steer
 
 _BUILT_IN = "smollm2-135m"
 
@@ -32,7 +33,8 @@ _BUILT_IN = "smollm2-135m"
     multiple=True,
     metavar="NAME=VECTORS,layer:N,strength:X",
     help="A condition that is offered as a model of its own, MODEL+NAME; also gate:NAME, "
-    "operator:ablate, scope:generated; layer:12-16 is a band.",
+    "operator:ablate, scope:generated; layer:12-16 is a band. Or a file NAME.yaml that /save of "
+    "chat has written.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 @click.option(
@@ -87,12 +89,13 @@ def serve(
     key = checked_key(host, api_key)
     # Both are cheap, and loading a model is not.
     named = [_named(text) for text in vectors]
+    chosen = [_preset(text, named) for text in presets]
     listener = Address(host, port).listen()
     settings = model_settings(options)
     if settings["shard"]:
         raise click.UsageError("requests reach one rank alone: leave --shard out")
     model = load_model(settings.pop("name"), **settings)
-    catalog = _catalog(model, named, presets)
+    catalog = _catalog(model, named, chosen)
     _log_safely()
     scheduler = Scheduler(model, Limits(rows=batch_size))
 
@@ -107,12 +110,14 @@ def serve(
 
 
 def _catalog(
-    model: Model, named: list[tuple[str | None, Path]], presets: tuple[str, ...]
+    model: Model,
+    named: list[tuple[str | None, Path]],
+    presets: list[tuple[str, tuple[Steer, ...]]],
 ) -> Catalog:
     """What is offered; what a person should know of it is printed."""
     from mlx_steer.cli.output import safe
     from mlx_steer.errors import VectorError
-    from mlx_steer.serve.catalog import Catalog, Offered, parse_preset
+    from mlx_steer.serve.catalog import Catalog, Offered
     from mlx_steer.serve.problems import Problem
     from mlx_steer.serve.shipped import shipped_vectors
 
@@ -120,8 +125,7 @@ def _catalog(
         named = [(None, folder) for folder in shipped_vectors(model.info.id)]
     offered = Offered(model.info.id, model.hidden_size, model.num_layers)
     catalog, notes = Catalog.load(offered, named)
-    for text in presets:
-        name, steering = parse_preset(text)
+    for name, steering in presets:
         try:
             catalog.add_preset(name, steering)
         except Problem as problem:
@@ -145,6 +149,21 @@ def _named(text: str) -> tuple[str | None, Path]:
     if not equals or "/" in name or "\\" in name:
         return None, Path(text)
     return name, Path(folder)
+
+
+def _preset(text: str, named: list[tuple[str | None, Path]]) -> tuple[str, tuple[Steer, ...]]:
+    """A preset as it was written, or in a file, whose vectors are added to the others."""
+    from mlx_steer.serve.catalog import parse_preset
+    from mlx_steer.serve.preset_file import PresetFile
+
+    if "=" in text or not text.endswith((".yaml", ".yml")):
+        return parse_preset(text)
+    found = PresetFile.read(Path(text))
+    known = {(name, folder.resolve()) for name, folder in named}
+    for name, folder in found.vectors.items():
+        if (name, Path(folder).resolve()) not in known:
+            named.append((name, Path(folder)))
+    return Path(text).stem, found.steering
 
 
 def _log_safely() -> None:

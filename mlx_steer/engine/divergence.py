@@ -36,12 +36,15 @@ class Reference:
         ids: Its token ids, generation prompt included.
         tokens: The response's, without the one that ended it.
         ended: Whether the model ended it; that prediction is compared too.
+        under: By condition's name: the token ids of the prompt as that condition has it, with its
+            system prompt; conditions that are not named are left out. None: all, under `ids`.
     """
 
     prompt_id: str
     ids: tuple[int, ...]
     tokens: tuple[int, ...]
     ended: bool
+    under: Mapping[str, tuple[int, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def divergences(
     Args:
         model: The model.
         references: All prompts there are; their common beginning is read once.
-        conditions: Under no system prompt of their own; their names are unique.
+        conditions: Their names are unique.
         held: Ids of prompts that have been measured before, which are left out.
 
     Yields:
@@ -84,11 +87,7 @@ def divergences(
         GenerationError: If a prompt and its response exceed the model's context.
         VectorError: If a vector does not fit the model.
     """
-    every = [_BASE, _AGAIN, *conditions]
-    jobs = {
-        one.prompt_id: [Job(f"{one.prompt_id} {i}", one.ids, c) for i, c in enumerate(every)]
-        for one in references
-    }
+    jobs = {one.prompt_id: _jobs(one, conditions) for one in references}
     sampling = Sampling(max((len(one.tokens) for one in references), default=1) or 1)
     check_jobs(model, [job for group in jobs.values() for job in group], sampling, 1)
     with forward_of(model.network) as forward:
@@ -98,6 +97,14 @@ def divergences(
             if one.prompt_id not in held and one.tokens:
                 yield _measured(model, forward, admission, one, jobs[one.prompt_id])
                 mx.clear_cache()
+
+
+def _jobs(one: Reference, conditions: Sequence[Condition]) -> list[Job]:
+    """Base, base again, and every condition that is measured on this prompt."""
+    under = {c.name: one.ids for c in conditions} if one.under is None else one.under
+    every = [(_BASE, one.ids), (_AGAIN, one.ids)]
+    every += [(c, under[c.name]) for c in conditions if c.name in under]
+    return [Job(f"{one.prompt_id} {i}", ids, c) for i, (c, ids) in enumerate(every)]
 
 
 def _measured(
@@ -110,7 +117,11 @@ def _measured(
     nats: dict[str, float] = {}
     opened: dict[str, bool] = {}
     for i in range(0, len(others), at_once):
-        batch = admission.admit([base, *others[i : i + at_once]])
+        # Prompts under different system prompts begin differently, and are admitted apart.
+        waves: dict[tuple[int, ...], list[Job]] = {}
+        for job in [base, *others[i : i + at_once]]:
+            waves.setdefault(job.ids, []).append(job)
+        batch = Batch.joined([admission.admit(wave) for wave in waves.values()])
         logits = _read(model, forward, batch, one)
         rows = {row.job.key: place for place, row in enumerate(batch.rows)}
         for job in others[i : i + at_once]:
@@ -124,20 +135,20 @@ def _measured(
 
 def _read(model: Model, forward: Forward, batch: Batch, one: Reference) -> mx.array:
     """Logits at every compared position: (rows, positions, vocabulary)."""
-    ids = [one.ids[-1], *one.tokens][: len(one.tokens) + one.ended]
-    cut = len(ids)
+    count = cut = len(one.tokens) + one.ended
+    sequences = [[row.job.ids[-1], *one.tokens][:count] for row in batch.rows]
     if any(row.answer_plans is not None for row in batch.rows):
         cut = 1 + _thought(one.tokens, model.chat.thinking_end or ())
     parts = []
-    for part, starts_answer in ((ids[:cut], False), (ids[cut:], True)):
-        if not part:
+    for start, end in ((0, cut), (cut, count)):
+        if start >= end:
             continue
-        if starts_answer:
+        if start:
             for row in batch.rows:
-                row.answer_start = len(one.ids) - 1 + cut
+                row.answer_start = len(row.job.ids) - 1 + cut
             batch.begin_answers()
-        sequences = [part] * len(batch.rows)
-        parts.append(forward.read(sequences, batch.caches, Call(batch.plans)).logits)
+        some = [ids[start:end] for ids in sequences]
+        parts.append(forward.read(some, batch.caches, Call(batch.plans)).logits)
     return mx.concatenate(parts, axis=1)
 
 

@@ -80,19 +80,28 @@ def steered(
             "which acts on both, or run scopes 'thinking' and 'answer' as jobs with complete(...)"
         )
     acting = [item for item in interventions if item.acts]
-    live: _LiveGate | None = None
-    if gate is not None and prompt is not None:
-        acting = acting if gate_score(network, gate, prompt) >= 0 else []
-    elif gate is not None:
-        live = _live_gate(replace(gate, layer=checked_layer(network, gate.layer)), acting)
+    if gate is None:
+        maps = _maps(acting)
+    elif prompt is not None:
+        maps = _maps(acting) if gate_score(network, gate, prompt) >= 0 else {}
+    else:
+        checked = replace(gate, layer=checked_layer(network, gate.layer))
+        maps = _maps(acting, _live_gate(checked, acting))
+    with _mapped(network, maps):
+        yield
+
+
+def _maps(
+    acting: Sequence[Intervention], live: _LiveGate | None = None
+) -> Mapping[int, Sequence[Map]]:
+    """By layer, what is done to its output; under a gate that is decided while generating."""
     maps: dict[int, list[Map]] = {}
     if live is not None and acting:
         maps[live.gate.layer] = [live.read]
     for index in sorted({item.layer for item in acting}):
         plan = _on_site([item for item in acting if item.layer == index])
         maps.setdefault(index, []).append(plan if live is None else live.guarded(plan))
-    with _mapped(network, maps):
-        yield
+    return maps
 
 
 @contextmanager

@@ -17,7 +17,7 @@ class StageCount:
     """One part of an experiment.
 
     Attributes:
-        name: extract, gate, screen, sweep, compare, controls or score.
+        name: extract, gate, score, price, or of a stage of the program.
         prompts: How many prompts, or contrast pairs.
         rows: Responses that are generated (at most, with gates), scored or read.
         longest_prompt: Tokens of the longest prompt, system prompt included.
@@ -86,6 +86,7 @@ class Counts:
                 if layer is not None:
                     read += lengths[-1] * self._above(layer)
         decoded = len(lengths) * self._max_tokens if stage.decoded else 0
+        read += len(lengths) * self._max_tokens if stage.priced else 0
         return StageCount(
             name=stage.name,
             conditions=len(stage.conditions),
@@ -131,20 +132,47 @@ class Counts:
             read=sum(lengths),
         )
 
-    def scoring(self, made: Sequence[StageCount]) -> StageCount:
-        """Scoring every row of the stages counted so far."""
-        by_id = {item.id: item for item in self._behavior.prompts}
-        asked = {(name, system) for name, system, _ in self._made}
-        prompts = [self._prompt_tokens(by_id[name], system) for name, system in asked]
-        responses = sum(count.response_tokens for count in made)
+    def scoring(self, stage: Stage) -> StageCount:
+        """Scoring rows that are made: each response once, after its prompt."""
+        asked, rows = set[tuple[str, str]](), set[tuple[str, str, str]]()
+        lengths: list[int] = []
+        read = 0
+        for condition in stage.conditions:
+            system, effect = condition.system_prompt or "", effect_of(condition)
+            for item in stage.items:
+                if (item.id, system, effect) in rows:
+                    continue
+                rows.add((item.id, system, effect))
+                lengths.append(self._prompt_tokens(item, system))
+                if (item.id, system) not in asked:
+                    asked.add((item.id, system))
+                    read += lengths[-1]
+        return self._scored(stage, len(lengths), lengths, read)
+
+    def pricing(self, stage: Stage) -> StageCount:
+        """Reading base's responses under base, twice, and under every other condition."""
+        lengths, read = list[int](), 0.0
+        for condition in stage.conditions:
+            layer = min((i.layer for i in condition.interventions if i.acts), default=None)
+            part = 1.0 if layer is None else self._above(layer)
+            for item in stage.items:
+                lengths.append(self._prompt_tokens(item, condition.system_prompt or ""))
+                read += lengths[-1] * part
+        read += len(stage.items) * self._max_tokens
+        return self._scored(stage, len(lengths), lengths, read)
+
+    def _scored(
+        self, stage: Stage, rows: int, lengths: Sequence[int], prompts: float
+    ) -> StageCount:
+        responses = rows * self._max_tokens
         return StageCount(
-            name="score",
-            prompts=len(prompts),
-            rows=sum(count.rows for count in made),
-            longest_prompt=max(prompts, default=0),
-            prompt_tokens=sum(count.prompt_tokens for count in made),
+            name=stage.name,
+            prompts=len(stage.items),
+            rows=rows,
+            longest_prompt=max(lengths, default=0),
+            prompt_tokens=sum(lengths),
             response_tokens=responses,
-            read=sum(prompts) + responses,
+            read=round(prompts) + responses,
         )
 
     def _above(self, layer: int) -> float:

@@ -17,6 +17,7 @@ from mlx_steer.behaviors import Behavior, load_behavior
 from mlx_steer.config import ExperimentConfig, ModelConfig
 from mlx_steer.engine.guard import load_model, traits_of
 from mlx_steer.engine.memory import is_memory_full
+from mlx_steer.engine.speed import decode_speed
 from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.judge_model import judge_rows
@@ -27,6 +28,7 @@ from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.experiment.results import RunResults
 from mlx_steer.experiment.rows import Rows
+from mlx_steer.experiment.scoring import price, score
 from mlx_steer.experiment.work import Work
 from mlx_steer.judge import judge_response
 from mlx_steer.model.hub import locate
@@ -38,9 +40,13 @@ from mlx_steer.run.records import (
     BehaviorRecord,
     Choice,
     Manifest,
+    Speed,
     prompt_json,
 )
 from mlx_steer.team import Team, team
+
+# Enough steps for a median, in a time that nobody notices.
+_TIMED_ROWS, _TIMED_SECONDS = 16, 3.0
 
 
 def run_experiment(
@@ -80,8 +86,7 @@ def run_experiment(
         us = team() if config.model.shard is None else Team()
         us.agree({**versions(), "model": model.identity})
     # Not before all is there: a mistake in the config must not spoil a finished run's.
-    run.write("config.yaml", config.to_yaml())
-    _write_inputs(run, behavior)
+    _write_inputs(run, config, behavior)
     progress.tell(str(fitting))
     run.log(str(fitting))
     if fitting.note is not None:
@@ -96,6 +101,9 @@ def run_experiment(
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
     if us.rank > 0:
         return run.folder  # rank 0 has all rows, and does the rest
+    if manifest.speed is None and model.team.size == 1:
+        with diary.timed("speed"):
+            manifest = manifest.model_copy(update={"speed": _speed(model, work.batch.rows)})
     if config.judge_model is not None:
         judge = model if _same_model(config.judge_model, config.model) else None
         # Two large models do not fit in memory together: the first goes before the second comes.
@@ -153,9 +161,18 @@ def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare:
         with diary.timed("compare"):
             carry_out(program.compare(choice))
             results.write_gates()
-    if work.team.rank == 0:
+    if compare and work.team.rank == 0:
         with diary.timed("score"):
-            rows.score()
+            score(program.quoted(choice), work, model, rows)
+            price(program.priced(choice), work, model, rows)
+
+
+def _speed(model: Model, rows: int) -> Speed:
+    """Decoding without steering and with, in turn; measured once, beside the metrics.
+
+    By the clock: each rank of a sharded model would take other steps.
+    """
+    return Speed.model_validate(decode_speed(model, min(rows, _TIMED_ROWS), _TIMED_SECONDS))
 
 
 def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
@@ -187,7 +204,8 @@ def _recorded_revision(run: RunDirectory, name: str) -> str | None:
     return begun.model.revision if begun and begun.model.id.split(" ")[0] == name else None
 
 
-def _write_inputs(run: RunDirectory, behavior: Behavior) -> None:
+def _write_inputs(run: RunDirectory, config: ExperimentConfig, behavior: Behavior) -> None:
+    run.write("config.yaml", config.to_yaml())
     run.write_record("behavior.json", BehaviorRecord.model_validate(behavior))
     used = [p for p in behavior.prompts if p.split in ("select", "test")]
     run.write("prompts.jsonl", "".join(json_line(prompt_json(p)) for p in used))
@@ -270,6 +288,7 @@ class _Diary:
     def begun(self, model: Model, rows: int) -> Manifest:
         """The manifest of a run that is not finished."""
         self.notes = [*_notes(model), *self.notes]
+        before = self._run.read_record("manifest.json", Manifest)
         return Manifest(
             format_version=FORMAT_VERSION,
             started=self._started,
@@ -281,6 +300,7 @@ class _Diary:
             hidden_size=model.hidden_size,
             dtype=str(model.dtype).removeprefix("mlx.core."),
             notes=tuple(self.notes),
+            speed=before.speed if before and before.model == model.info else None,
             **environment(),
         )
 

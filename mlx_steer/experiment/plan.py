@@ -52,9 +52,9 @@ class Power:
         prompts: Test prompts of the set.
         base_rate: True rate under base.
         rise: Smallest rise that is found with 80 % power, tested alone; None if none is.
-        rise_corrected: The same among all comparisons with base, after correction.
+        rise_corrected: The same among all primary tests, after correction.
         fall: Smallest fall, tested alone.
-        fall_corrected: The same among all comparisons.
+        fall_corrected: The same among all primary tests.
     """
 
     set: str
@@ -99,7 +99,7 @@ class ExperimentPlan:
         model: As in the config.
         downloaded: Whether the model can be loaded without a download.
         stages: See `StageCount`.
-        comparisons: Conditions of the comparison that are tested against base.
+        comparisons: Primary tests: the chosen plain and the chosen gated cell against base.
         power: See `Power`.
         batch_size: The config's if it fits, or what does; if sizes are unknown, the config's.
         memory: None if the model's sizes are unknown.
@@ -149,8 +149,7 @@ def plan_experiment(
     facts = _facts(config, measure, ranks)
     found = _counted(config, behavior, facts)
     compared = next(stage for stage in found.stages if stage.name == "compare")
-    tested_against_base = [s for s in found.stages if s.name in ("compare", "both")]
-    comparisons = sum(c.kind != "base" for s in tested_against_base for c in s.conditions)
+    comparisons = len({c.kind for c in compared.conditions} & {"steering", "gated"})
     tested = Counter(item.set for item in compared.items)
     batch_size, memory, rates = config.generation.batch_size, None, None
     notes = [*facts.notes]
@@ -261,8 +260,11 @@ def _counted(
         before.append(counts.extraction(tops))
     if config.gate is not None:
         before.append(counts.gates(stages))
-    scored = counts.scoring([count for count in made if count.decoded])
-    return _Counted(tuple(stages), (*before, *made, scored), max(known.vectors))
+    if compare:
+        chosen = known.choice() if sweep else None
+        scored, priced = program.quoted(chosen), program.priced(chosen)
+        made += [counts.scoring(scored), counts.pricing(priced)]
+    return _Counted(tuple(stages), (*before, *made), max(known.vectors))
 
 
 def _memory(

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 from mlx_steer.bands import LayerOrBand, layers_of
 from mlx_steer.behaviors import Behavior, PromptItem
 from mlx_steer.conditions import Condition, Gate
-from mlx_steer.config import ExperimentConfig
+from mlx_steer.config import PRICED_PROMPTS, SCORED_PROMPTS, ExperimentConfig
 from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.condition_sets import (
     BASE,
     SystemPrompt,
     at_strengths,
+    cell_name,
     controls,
     prompted,
     resolve_system_prompt,
 )
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.run.records import Choice, GatedChoice
+from mlx_steer.search_config import Strengths
 from mlx_steer.vectors import SteeringVector
 from mlx_steer.words import PromptSet, Split
 
@@ -34,12 +38,13 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep or the rounds of a race, compare, both or controls.
+        name: screen, sweep or the rounds of a race, compare, both, controls, score or price.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         decoded: Whether responses are generated; else prompts are only read (see
-            engine/screening.py).
+            engine/screening.py), or rows that are there are scored (see scoring.py).
         decides: Whether what comes next depends on its rows.
+        priced: Whether base's responses to them are read too (see engine/divergence.py).
     """
 
     name: str
@@ -47,6 +52,7 @@ class Stage:
     items: tuple[PromptItem, ...]
     decoded: bool = True
     decides: bool = False
+    priced: bool = False
 
 
 class Vectors(Protocol):
@@ -81,6 +87,12 @@ class Results(Protocol):
     def kept(self, screened: Stage, keep: int) -> Collection[str]:
         """The names of the best `keep` cells of each kind in a stage that was only read."""
 
+    def harmless(self, read: Stage) -> Collection[str]:
+        """The names of the cells within the limit, in a stage that was only read for doses."""
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        """The searches for doses that have ended, of plain or of gated steering."""
+
     def ahead(self, decoded: Stage) -> Collection[str]:
         """The names of the better half of each kind, by their rows on a stage's prompts."""
 
@@ -111,7 +123,7 @@ class Program:
         if self.config.sweep.strategy == "race":
             yield from self._race()
             return
-        conditions = self._grid()
+        conditions = yield from self._grid()
         items = self.items("select", "target", "other")
         keep = self.config.sweep.screen
         if keep is not None:
@@ -126,7 +138,8 @@ class Program:
         race = self.config.sweep.race
         every = [self.items("select", name) for name in ("target", "other")]
         first = tuple(item for items in every for item in items[: race.screened_prompts])
-        conditions = yield from self._screened(self._grid(), first, race.cells)
+        conditions = yield from self._grid()
+        conditions = yield from self._screened(conditions, first, race.cells)
         for number in range(1, race.rounds + 1):
             part = 2 ** (race.rounds - number)
             # Every round has the prompts of those before, whose rows are there.
@@ -174,6 +187,26 @@ class Program:
         if made:
             yield Stage("controls", tuple(made), self.items("test", "target", "other"))
 
+    def quoted(self, chosen: Choice | None) -> Stage:
+        """The rows of a comparison whose perplexity a table quotes.
+
+        Those of the chosen conditions, base and the prompt, on the first prompts of the test half.
+        """
+        items = [self.items("test", name)[:SCORED_PROMPTS] for name in ("target", "other")]
+        conditions = self._settled(self.compared(chosen))
+        return Stage("score", tuple(conditions), tuple(p for own in items for p in own), False)
+
+    def priced(self, chosen: Choice | None) -> Stage:
+        """The conditions whose price is measured, base first, and the other prompts for it."""
+        conditions = [
+            c
+            for c in self._settled(self.compared(chosen))
+            if not (c.system_prompt and c.interventions)
+        ]
+        return Stage(
+            "price", tuple(conditions), self.items("test", "other")[:PRICED_PROMPTS], False
+        )
+
     def compared(self, chosen: Choice | None) -> Choice:
         """What is compared: the config's own layer and system prompt, or else those chosen.
 
@@ -214,21 +247,63 @@ class Program:
                 )
         return tuple(vectors[layer] for layer in layers)
 
-    def _grid(self) -> list[Condition]:
+    def _grid(self) -> Generator[Stage, None, list[Condition]]:
         """Base, the system prompts to choose from, and every layer at every strength."""
         sweep, scope = self.config.sweep, self.config.scope
         places = [self.vectors(one) for one in sweep.layers or self.results.vectors]
         prompts = [prompted(self.system_prompt(name)) for name in sweep.system_prompts]
         name = self.behavior.name
-        cells = [c for v in places for c in at_strengths(v, sweep.strengths, name, scope=scope)]
+        plain = yield from self._strengths(places, sweep.strengths)
+        cells = [
+            c
+            for v, own in zip(places, plain, strict=True)
+            for c in at_strengths(v, own, name, scope=scope)
+        ]
         if not cells:
             raise ConfigError("sweep.strengths has no strength other than 0, which is the base run")
         if self.config.gate is not None:
-            strengths, gate = self.config.gate.strengths or sweep.strengths, self.results.gate(None)
+            gate, asked = self.results.gate(None), self.config.gate.strengths or sweep.strengths
+            gated = yield from self._strengths(places, asked, gated=True)
             cells += [
-                c for v in places for c in at_strengths(v, strengths, name, gate=gate, scope=scope)
+                c
+                for v, own in zip(places, gated, strict=True)
+                for c in at_strengths(v, own, name, gate=gate, scope=scope)
             ]
         return [BASE, *prompts, *cells]
+
+    def _strengths(
+        self, places: Sequence[Sequence[SteeringVector]], asked: Strengths, gated: bool = False
+    ) -> Generator[Stage, None, list[Sequence[float]]]:
+        """The strengths to try at each place: those that are named, or what its limit allows.
+
+        Gated steering leaves other prompts alone, so that its limit is what it costs on those that
+        open the gate, for which the target prompts stand.
+        """
+        if asked != "auto":
+            return [asked] * len(places)
+        sweep = self.config.sweep
+        sets: tuple[PromptSet, ...] = ("target",) if gated else ("target", "other")
+        most = sweep.doses.priced_prompts if gated else sweep.race.screened_prompts
+        items = tuple(item for name in sets for item in self.items("select", name)[:most])
+        if gated:
+            yield Stage("base", (BASE,), items, decides=True)
+        start = DoseSearch.by_halving if gated else DoseSearch.up_the_ladder
+        searches = [start(vectors) for vectors in places]
+        for number in count(1):
+            name, scope = self.behavior.name, self.config.scope
+            cells = [
+                c for s in searches for c in at_strengths(s.vectors, s.asked(), name, scope=scope)
+            ]
+            if not cells:
+                break
+            what = f"{'gated ' if gated else ''}doses {number}"
+            stage = Stage(what, (BASE, *cells), items, decoded=False, priced=gated)
+            yield stage
+            harmless = self.results.harmless(stage)
+            for search in searches:
+                search.told([x for x in search.asked() if cell_name(search.place, x) in harmless])
+        self.results.found(gated, searches)
+        return [search.placed(sweep.doses.parts) for search in searches]
 
     def _comparison(self, choice: Choice) -> list[Condition]:
         """Base, the prompt, steering at each strength, and both; then the same behind a gate."""
@@ -244,13 +319,25 @@ class Program:
         if self.config.gate is not None:
             cell = choice.gated or GatedChoice(layer=choice.layer, strength=choice.strength)
             vectors = self.vectors(cell.layer)
-            more = (self.config.gate.strengths or compare.strengths) if full else ()
+            asked = self.config.gate.strengths
+            named = compare.strengths if asked is None or asked == "auto" else asked
+            more = named if full else ()
             strengths = _with(more, cell.strength)
             # Under a system prompt a gate of its own has to be fitted.
             for one in under if full else (None,):
                 gate = self.results.gate(one.text if one else None)
                 made += at_strengths(vectors, strengths, name, one, gate, scope)
         return made
+
+    def _settled(self, choice: Choice) -> list[Condition]:
+        """Of the comparison, what was settled before it: base, the prompt and the chosen cells."""
+        gated = choice.gated.strength if choice.gated else choice.strength
+        return [
+            c
+            for c in self._comparison(choice)
+            if not c.interventions
+            or c.interventions[0].strength == (gated if c.gates else choice.strength)
+        ]
 
     def _controls(self, choice: Choice) -> list[Condition]:
         vectors, wanted = self.vectors(choice.layer), self.config.compare.controls

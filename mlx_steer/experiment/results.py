@@ -6,19 +6,20 @@ Each is made once and kept in the run directory, for as long as what it was made
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from mlx_steer.bands import band_of
 from mlx_steer.conditions import Gate, digest
-from mlx_steer.engine.screening import opening_tokens
 from mlx_steer.errors import ConfigError, VectorError
 from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_prompt
+from mlx_steer.experiment.dose_prices import dose_prices
+from mlx_steer.experiment.doses import DoseSearch
+from mlx_steer.experiment.leans import Leans, screening_rank, within_limit
 from mlx_steer.experiment.mirror import packed, unpack
 from mlx_steer.experiment.program import Stage
-from mlx_steer.experiment.rows import Rows, prompt_ids
+from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import GateFit, fit_gate
 from mlx_steer.extraction.pairs import pair_states
@@ -29,24 +30,14 @@ from mlx_steer.run.merge import MADE_FROM, MadeFrom
 from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     Choice,
+    Count,
+    GateCandidate,
     GateRecord,
     Gates,
-    Record,
     Separation,
 )
-from mlx_steer.run.screened import Lean, ScreenedCell, Screening
+from mlx_steer.run.screened import Doses, FoundDose, Lean, ScreenedCell, Screening
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
-from mlx_steer.words import PromptSet
-
-# Every log-odds of the screening, and what it was made from.
-_SCREENED = ".screened.json"
-
-
-class Screened(Record):
-    """Every log-odds of a screening, by condition and prompt, and what it was made from."""
-
-    made_from: str
-    log_odds: dict[str, dict[str, float]]
 
 
 class RunResults:
@@ -62,7 +53,9 @@ class RunResults:
         self._work = work
         self._model = model
         self._gates: dict[str | None, GateFit] = {}
-        self._log_odds: dict[str, dict[str, float]] = {}
+        self._leans = Leans(work, model)
+        self._prices: dict[str, float] = {}
+        self._doses = Doses()
         self.vectors = self._given() or self._extracted("vectors", self._layers())
 
     def layer(self, index: int) -> int:
@@ -174,41 +167,27 @@ class RunResults:
         """Record how each gate was found."""
         if self._gates:
             names = {text: name for name, text in self._work.behavior.system_prompts.items()}
-            fits = (
-                {**fit.record(), "system_prompt": names.get(text or "", text)}
-                for text, fit in self._gates.items()
-            )
-            record = Gates(gates=tuple(map(GateRecord.model_validate, fits)))
-            self._work.run.write_record("gate.json", record)
+            gates = [_gate_record(f, names.get(t or "", t)) for t, f in self._gates.items()]
+            self._work.run.write_record("gate.json", Gates(gates=tuple(gates)))
 
-    # --- the screening ---
+    # --- the screening and the search for doses ---
 
     def screen(self, stage: Stage, rows: Rows) -> None:
-        """Read the log-odds of a stage, or take those that an earlier start has left."""
-        shown, _ = opening_tokens(self._model, self._work.behavior)
-        key = digest(
-            {
-                "model": self._model.identity,
-                "shown": shown,
-                "conditions": {c.name: c.key() for c in stage.conditions},
-                "prompts": {p.id: prompt_ids(self._model, p, None) for p in stage.items},
-            }
-        )
-        held = self._work.run.read_record(_SCREENED, Screened)
-        if held and held.made_from == key:
-            self._log_odds = held.log_odds
-            return
-        team = self._work.team
-        first = rows.screen(stage, shown) if team.rank == 0 else {}
-        self._log_odds = json.loads(team.told(json.dumps(first).encode()))
-        self._work.run.write_record(_SCREENED, Screened(made_from=key, log_odds=self._log_odds))
+        """Read a stage of which nothing is decoded, or take what an earlier start has left."""
+        team, folder = self._work.team, self._work.run.folder
+        if team.rank > 0:  # what rank 0 has left
+            unpack(team.told(), folder)
+        if stage.priced:
+            self._prices = dose_prices(stage, self._work, self._model)
+        else:
+            self._leans.read(stage, rows)
+        if team.rank == 0 and team.size > 1:
+            team.told(packed(folder, sorted(path.name for path in folder.glob(".*.json"))))
 
     def kept(self, screened: Stage, keep: int) -> frozenset[str]:
         """The names of the best `keep` cells of each kind; all are recorded with their rank."""
-        sets: dict[str, PromptSet] = {item.id: item.set for item in screened.items}
-        leans = {name: lean(odds, sets) for name, odds in self._log_odds.items()}
-        base = leans[BASE.name]
-        limit = base.other + self._work.config.sweep.limits.false_positives
+        leans = self._leans.of(screened)
+        base, limit = leans[BASE.name], self._limit(leans)
         cells = [c for c in screened.conditions if c.interventions]
         records: list[ScreenedCell] = []
         for kind in dict.fromkeys(c.kind for c in cells):
@@ -230,6 +209,33 @@ class RunResults:
         found = Screening(base=base, limit=limit, cells=tuple(records))
         self._work.run.write_record("screening.json", found)
         return frozenset(record.condition for record in records if record.kept)
+
+    def harmless(self, read: Stage) -> frozenset[str]:
+        """The names of the cells within the limit, in a stage that was only read for doses."""
+        if read.priced:
+            most = self._work.config.sweep.doses.price
+            return frozenset(name for name, nats in self._prices.items() if nats <= most)
+        leans = self._leans.of(read)
+        limit = self._limit(leans)
+        return frozenset(name for name, one in leans.items() if within_limit(one, limit))
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        """Record the doses that were found."""
+        doses = tuple(
+            FoundDose(
+                layer=one.place,
+                strength=one.strength(one.within),
+                relative_dose=round(one.within, 4),
+                beyond=round(one.beyond, 4) if math.isfinite(one.beyond) else None,
+            )
+            for one in searches
+        )
+        self._doses = self._doses.model_copy(update={"gated" if gated else "plain": doses})
+        self._work.run.write_record("doses.json", self._doses)
+
+    def _limit(self, leans: Mapping[str, Lean]) -> float:
+        """The highest lean on other prompts of a cell that can be chosen."""
+        return leans[BASE.name].other + self._work.config.sweep.limits.false_positives
 
     # --- the race ---
 
@@ -276,38 +282,6 @@ class RunResults:
         return made
 
 
-def lean(log_odds: Mapping[str, float], sets: Mapping[str, PromptSet]) -> Lean:
-    """How strongly a condition leans to the behavior before anything is decoded.
-
-    Args:
-        log_odds: Of openings that show the behavior, by prompt id (see `screening.screen`).
-        sets: Each prompt's set.
-    """
-    found: dict[str, float] = {}
-    for name in ("target", "other"):
-        values = [value for prompt_id, value in log_odds.items() if sets[prompt_id] == name]
-        chances = [1 / (1 + math.exp(-value)) for value in values]
-        found[name] = round(math.fsum(chances) / len(values), 4)
-        found[f"{name}_log_odds"] = round(math.fsum(values) / len(values), 3)
-    return Lean.model_validate(found)
-
-
-def screening_rank(lean: Lean, limit: float, strength: float) -> tuple[float, ...]:
-    """Sorts cells before decoding as the choice sorts them afterwards, the best first.
-
-    Cells within the limit on other prompts come first, by their lean on target prompts; then the
-    others, by the difference. Log-odds alone would put the strongest steering first, which babbles.
-
-    Args:
-        lean: What `lean` gave.
-        limit: The highest lean on other prompts of a cell that can be chosen.
-        strength: The cell's; of equals, the smaller comes first.
-    """
-    within = lean.other <= limit + 1e-9
-    gain = lean.target if within else lean.target - lean.other
-    return (not within, -gain, abs(strength))
-
-
 def _cell(cell: Cell, met_limits: bool) -> dict[str, object]:
     return {"layer": cell.layer, "strength": cell.strength, "met_limits": met_limits}
 
@@ -318,3 +292,24 @@ def _content(vectors: SteeringVectorSet) -> str:
 
 def _short_hash(text: str) -> str:
     return "prompt_" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _gate_record(fit: GateFit, system_prompt: str | None) -> GateRecord:
+    """What gate.json says of a fit; `system_prompt` is its name where it has one."""
+    tried = [
+        GateCandidate(layer=c.layer, method=c.method, auc=round(c.auc, 6)) for c in fit.candidates
+    ]
+    return GateRecord(
+        name=fit.gate.name,
+        layer=fit.gate.layer,
+        threshold=fit.gate.threshold,
+        method=fit.method,
+        auc=tried[0].auc,
+        candidates=tuple(tried),
+        false_positive_rate=fit.false_positive_rate,
+        false_openings=Count(count=fit.achieved.count, n=fit.achieved.n),
+        openings=Count(count=fit.opened.count, n=fit.opened.n),
+        held_out_scores=fit.scores,
+        sets=fit.sets,
+        system_prompt=system_prompt,
+    )

@@ -40,7 +40,7 @@ def rounds_of(
     gate = [count for count in counts if count.name == "gate"]
     made: list[list[StageCount]] = [[]]
     for count in counts:
-        if count.name not in ("gate", "score"):
+        if count.name not in ("gate", "score", "price"):
             made[-1].append(count)
         if count.name in deciding:
             made.append([])

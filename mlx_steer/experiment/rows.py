@@ -10,7 +10,6 @@ from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Gate, digest, gates_open
 from mlx_steer.engine.complete import completions
 from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
-from mlx_steer.engine.perplexity import Answer, perplexities
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
@@ -20,7 +19,7 @@ from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import gate_scores
 from mlx_steer.model.load import Model
-from mlx_steer.run.records import ConditionRecord, Conditions, Row, Score
+from mlx_steer.run.records import ConditionRecord, Conditions, Row
 from mlx_steer.vectors import SteeringVectorSet
 
 # Part of every row's key: raise it when the same inputs come to mean other rows.
@@ -197,27 +196,22 @@ class Rows:
         self._batch.retried(read)
         return found
 
-    def score(self) -> None:
-        """Perplexity of every row under the unsteered model, given the row's own prompt."""
-        held = {s.key for s in self._run.read("scores.jsonl", Score) if s.says("perplexity")}
-        head_of = {
+    def key(self, condition: str, prompt_id: str) -> str:
+        """The key of a prompt's row under a condition of a stage that was made."""
+        return self._records[condition].rows[prompt_id]
+
+    def ids(self, key: str) -> tuple[int, ...]:
+        """The prompt's token ids of a row."""
+        return self._prompt_ids[key]
+
+    def heads(self) -> dict[tuple[int, ...], int]:
+        """By prompt: so many of its first tokens are those of all that have its system prompt."""
+        return {
             ids: common_head(list(prompts))
             for prompts in self._prompts_under.values()
             if len(prompts) > 1
             for ids in prompts
         }
-        answers = [
-            Answer(row.key, ids, row.tokens, head_of.get(ids, 0))
-            for row in self._run.read("rows.jsonl", Row)
-            if (ids := self._prompt_ids.get(row.key)) is not None
-        ]
-        # A prompt's responses are scored together or not at all: their digits depend on it.
-        todo = {a.ids for a in answers if a.key not in held}
-        self._progress.stage("score", len(answers), sum(a.ids not in todo for a in answers))
-        for scored in perplexities(self._model, [a for a in answers if a.ids in todo]):
-            fresh = [Score(key=k, perplexity=p) for k, p in scored if k not in held]
-            self._run.append("scores.jsonl", fresh)
-            self._progress.advance(units=len(scored))
 
     def _scores_of(self, gate: Gate, ids: dict[str, tuple[int, ...]]) -> dict[str, float]:
         """The gate's score minus its threshold for each prompt, read once for all conditions."""

@@ -13,12 +13,16 @@ from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig
 from mlx_steer.errors import ConfigError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.model_facts import ModelFacts
 from mlx_steer.experiment.program import Stage, Vectors
 from mlx_steer.metrics.choose import better_half
 from mlx_steer.run.records import Choice
 from mlx_steer.vectors import SteeringVector, load_vectors
 from mlx_steer.words import Kind
+
+# A strength that nobody names.
+_SOME = 0.123
 
 # Of stand-ins for vectors that are not extracted yet; as many as keep random ones apart.
 _SIZE = 16
@@ -66,6 +70,13 @@ class StandIns:
         cells = [c for c in screened.conditions if c.interventions]
         return _most_work(cells, lambda kind: keep)
 
+    def harmless(self, read: Stage) -> frozenset[str]:
+        """None: so a search for doses reads most."""
+        return frozenset()
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        """Nothing is recorded."""
+
     def ahead(self, decoded: Stage) -> frozenset[str]:
         """Of each kind the half that takes most."""
         cells = [c for c in decoded.conditions if c.kind != "base"]
@@ -79,7 +90,8 @@ class StandIns:
         if there is one; and the longest system prompt.
         """
         sweep, asked = self._config.sweep, self._config.compare.strengths
-        swept = [s for s in sweep.strengths if s != 0]
+        named = (_SOME,) if sweep.strengths == "auto" else sweep.strengths
+        swept = [s for s in named if s != 0]
         new = [s for s in swept if s not in asked]
         places = sweep.layers or tuple(self.vectors)
         names = self._behavior.system_prompts

@@ -12,7 +12,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ class GateFit:
     opened: Rate
     prompts: dict[str, int]
     scores: dict[str, float]
-    sets: dict[str, str]
+    sets: dict[str, PromptSet]
     system_prompt: str | None
 
     @property
@@ -94,25 +94,6 @@ class GateFit:
             prompts=self.prompts,
             system_prompt_sha256=hashlib.sha256(text.encode()).hexdigest() if text else None,
         )
-
-    def record(self) -> dict[str, Any]:
-        """The fit as JSON values, for gate.json."""
-        tried = [
-            {"layer": c.layer, "method": c.method, "auc": round(c.auc, 6)} for c in self.candidates
-        ]
-        return {
-            "name": self.gate.name,
-            "layer": self.gate.layer,
-            "threshold": self.gate.threshold,
-            "method": self.method,
-            "auc": tried[0]["auc"],
-            "candidates": tried,
-            "false_positive_rate": self.false_positive_rate,
-            "false_openings": {"count": self.achieved.count, "n": self.achieved.n},
-            "openings": {"count": self.opened.count, "n": self.opened.n},
-            "held_out_scores": self.scores,
-            "sets": self.sets,
-        }
 
 
 def fit_gate(

@@ -14,6 +14,7 @@ from mlx_steer.metrics.compare import (
     controls,
     detectable,
 )
+from mlx_steer.metrics.decide import decide
 from mlx_steer.metrics.gate_numbers import (
     FixedAnswer,
     fixed_answer_numbers,
@@ -29,7 +30,7 @@ from mlx_steer.metrics.halves import (
     Sweep,
     SweptCondition,
 )
-from mlx_steer.metrics.measure import ScoredRun, measure
+from mlx_steer.metrics.measure import ScoredRun, measure, price, price_floor
 from mlx_steer.metrics.metrics_file import (
     Agreement,
     JudgeAgreement,
@@ -61,6 +62,8 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
     data = ScoredRun(run, judged(run) if scored is None else scored)
     tested = data.with_rows("test")
     main = primary(data, tested)
+    select, test = _select(data), _test(data, tested, main)
+    against, other = against_prompt(data, tested, main), controls(data, tested)
     return Metrics(
         behavior=_words(run.behavior),
         model=run.manifest.model,
@@ -68,13 +71,14 @@ def compute_metrics(run: RunData, scored: Mapping[str, Scored] | None = None) ->
         vectors=_vectors(run),
         limits=run.config.sweep.limits,
         alpha=run.config.statistics.alpha,
-        select=_select(data),
-        test=_test(data, tested, main),
-        against_prompt=against_prompt(data, tested, main),
+        select=select,
+        test=test,
+        against_prompt=against,
         against_plain=tuple(against_plain(data, tested, main)),
         gates=tuple(gates(data)),
-        controls=controls(data, tested),
+        controls=other,
         judge=_agreement(list(data.scored.values())),
+        answer=decide(data, select, test, against, other),
     )
 
 
@@ -104,7 +108,9 @@ def _vectors(run: RunData) -> VectorNumbers | None:
     vectors = run.vectors
     if vectors is None:
         return None
-    strengths = sorted({*run.config.sweep.strengths, *run.config.compare.strengths})
+    swept = run.config.sweep.strengths
+    named = () if swept == "auto" else swept
+    strengths = sorted({*named, *run.config.compare.strengths})
     about = vectors.metadata
     return VectorNumbers(
         behavior=about.behavior,
@@ -184,7 +190,9 @@ def _test(data: ScoredRun, tested: Sequence[ConditionRecord], main: Primary) -> 
     return Comparison(
         conditions=tuple(
             ComparedCondition(
-                **dict(measure(data, c, "test")), against_base=differences.get(c.name)
+                **dict(measure(data, c, "test")),
+                against_base=differences.get(c.name),
+                price=None if c.kind == "base" else price(data, c),
             )
             for c in tested
         ),
@@ -197,6 +205,7 @@ def _test(data: ScoredRun, tested: Sequence[ConditionRecord], main: Primary) -> 
         primary=main,
         by_rule=by_rule(data, "test", "steering"),
         detectable=detectable(data, sum(name in main.names for name in differences)),
+        price_floor=price_floor(data),
     )
 
 

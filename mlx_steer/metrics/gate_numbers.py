@@ -96,6 +96,9 @@ def fixed_answer_numbers(
     prompts = data.run.prompts
     left = [s for i, s in data.rows(fixed.base, "test") if steered.opened(i.id) is False]
     both = {m: _opened_rows(data, fixed.base, steered, MEASURES[m]) for m in MEASURES}
+    scored = [
+        (base, own) for base, own in both["target"] if None not in (base.perplexity, own.perplexity)
+    ]
     rates = {
         m: wilson(*_counted(own for i, own in fixed.shown.items() if prompts[i].set == MEASURES[m]))
         for m in MEASURES
@@ -123,8 +126,9 @@ def fixed_answer_numbers(
         opened=Measured.each(lambda m: _opened(both[m])),
         quality=OpenedQuality(
             n=len(both["target"]),
-            base=_quality([base for base, _ in both["target"]]),
-            steered=_quality([own for _, own in both["target"]]),
+            scored=len(scored),
+            base=_quality([base for base, _ in both["target"]], [base for base, _ in scored]),
+            steered=_quality([own for _, own in both["target"]], [own for _, own in scored]),
         ),
     )
 
@@ -244,8 +248,8 @@ def _opened_rows(
     ]
 
 
-def _quality(rows: Sequence[Scored]) -> Quality:
+def _quality(rows: Sequence[Scored], scored: Sequence[Scored]) -> Quality:
     return Quality(
         coherence=fmean(s.coherence for s in rows) if rows else None,
-        perplexity=median_perplexity(rows).median,
+        perplexity=median_perplexity(scored).median,
     )

@@ -19,6 +19,28 @@ from mlx_steer.metrics.numbers import (
 )
 
 
+class MeanPrice(Numbers):
+    """KL(base || condition) in nats per predicted token: the mean of `n` prompts, its interval."""
+
+    nats: Digits
+    low: Digits
+    high: Digits
+    n: int
+
+
+class Price(MeanPrice):
+    """What a condition costs on other prompts, over base's own responses to them.
+
+    Attributes:
+        asked: Prompts it is measured on; `n` is smaller where base's response is empty, or the run
+            was stopped.
+        opened: Of a gated condition: over the prompts that open its gate; the others cost nothing.
+    """
+
+    asked: int
+    opened: MeanPrice | None
+
+
 class Outcome(Measured[Share]):
     """A line of a comparison: its rates, and how the responses read.
 
@@ -71,9 +93,10 @@ class SweptCondition(ConditionNumbers):
 
 
 class ComparedCondition(ConditionNumbers):
-    """On the test half: the difference from base."""
+    """On the test half: the difference from base, and the price, where it was measured."""
 
     against_base: Differences | None
+    price: Price | None = None
 
     def against(self, measure: Measure) -> Difference | None:
         """The difference of one rate from base, if there is one."""
@@ -151,7 +174,10 @@ def _chosen(choice: ChosenCell | None, rule: RuleChoice | None) -> str | None:
 
 
 class Primary(Numbers):
-    """The conditions settled before the test half was run, by name; None where there is none."""
+    """The conditions settled before the test half was run, by name; None where there is none.
+
+    The first family of tests are the chosen cells against base; the prompt is compared beside them.
+    """
 
     steering: str | None
     gated: str | None
@@ -159,8 +185,8 @@ class Primary(Numbers):
 
     @property
     def names(self) -> frozenset[str]:
-        """Those that there are."""
-        return frozenset(name for name in (self.steering, self.gated, self.prompt) if name)
+        """The chosen cells that there are."""
+        return frozenset(name for name in (self.steering, self.gated) if name)
 
 
 class OpenedRows(Numbers):
@@ -181,9 +207,13 @@ class Quality(Numbers):
 
 
 class OpenedQuality(Numbers):
-    """The target rows behind an open gate, as they read without and with steering."""
+    """The target rows behind an open gate, as they read without and with steering.
+
+    `scored` of them have a perplexity under both.
+    """
 
     n: int
+    scored: int
     base: Quality
     steered: Quality
 
@@ -223,6 +253,7 @@ class Comparison(Half[ComparedCondition]):
     primary: Primary
     by_rule: RuleChoice | None
     detectable: Detectable | None
+    price_floor: Number = None
 
     def main(self, kind: Literal["steering", "gated"]) -> ComparedCondition | None:
         """The pre-specified condition of a kind."""

@@ -1,14 +1,15 @@
-"""One condition on one split: its rates, coherence and perplexity."""
+"""One condition on one split: its rates, coherence, perplexity and price."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import median
+from statistics import fmean, median
 
 from mlx_steer.bands import layer_order
 from mlx_steer.behaviors import PromptItem
+from mlx_steer.config import PRICED_PROMPTS, SCORED_PROMPTS
 from mlx_steer.metrics.choose import Cell, cell_of
-from mlx_steer.metrics.halves import ConditionNumbers
+from mlx_steer.metrics.halves import ConditionNumbers, MeanPrice, Price
 from mlx_steer.metrics.numbers import MEASURES, Coherence, Measured, Perplexity, Share
 from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.run.reader import RunData
@@ -93,7 +94,7 @@ def measure(data: ScoredRun, condition: ConditionRecord, split: Split) -> Condit
         false_positive=rates.false_positive,
         borderline=rates.borderline,
         gap=cell.target.value - cell.false_positive.value,
-        perplexity=median_perplexity(s for _, s in rows),
+        perplexity=_perplexity(data, condition, rows),
         opened=_opened(condition, rows) if condition.gates else None,
     )
 
@@ -108,6 +109,62 @@ def median_perplexity(rows: Iterable[Scored]) -> Perplexity:
     """Over the rows that have one."""
     known = [s.perplexity for s in rows if s.perplexity is not None]
     return Perplexity(median=median(known), n=len(known)) if known else Perplexity()
+
+
+def _perplexity(data: ScoredRun, condition: ConditionRecord, rows: ScoredRows) -> Perplexity:
+    """Over the first prompts of either set; none unless all of them were scored.
+
+    A gated condition shares rows with others, and of those that happen to be scored the median
+    would mislead.
+    """
+    first = [
+        (item, s)
+        for name in ("target", "other")
+        for item, s in [(item, s) for item, s in rows if item.set == name][:SCORED_PROMPTS]
+    ]
+    scores = [data.run.scores.get(condition.rows[item.id]) for item, _ in first]
+    if not all(score and score.says("perplexity") for score in scores):
+        return Perplexity()
+    return median_perplexity(s for _, s in first)
+
+
+def price(data: ScoredRun, condition: ConditionRecord) -> Price | None:
+    """How far a condition is from base on other prompts of the test half; None if unmeasured."""
+    if data.base is None:
+        return None
+    nats: dict[str, float] = {}
+    asked = [i for i, _ in data.rows(data.base, "test") if i.set == "other"][:PRICED_PROMPTS]
+    priced = [i.id for i in asked if data.run.prices.get((data.base.rows[i.id],) * 2)]
+    for prompt_id in priced:
+        own, row = data.base.rows[prompt_id], condition.rows.get(prompt_id, "")
+        line = data.run.prices.get((own, row))
+        if row == own:
+            nats[prompt_id] = 0.0  # a shut gate
+        elif line is not None:
+            nats[prompt_id] = line.nats
+    # A gated condition that was not measured has zeros where its gate is shut.
+    if not nats or len(nats) < len(priced):
+        return None
+    opened = [value for name, value in nats.items() if condition.opened(name)]
+    return Price(
+        **dict(_mean_price(data, list(nats.values()))),
+        asked=len(asked),
+        opened=_mean_price(data, opened) if opened else None,
+    )
+
+
+def price_floor(data: ScoredRun) -> float | None:
+    """Base against itself, which is what rounding makes: the mean over the priced prompts."""
+    base = data.base
+    lines = [data.run.prices.get((key, key)) for key in base.rows.values()] if base else []
+    known = [line.nats for line in lines if line]
+    return fmean(known) if known else None
+
+
+def _mean_price(data: ScoredRun, values: Sequence[float]) -> MeanPrice:
+    statistics = data.run.config.statistics
+    found = mean_interval(values, statistics.seed, min(2_000, statistics.resamples))
+    return MeanPrice(nats=found.value, low=found.low, high=found.high, n=found.n)
 
 
 def _opened(condition: ConditionRecord, rows: ScoredRows) -> Measured[Share]:

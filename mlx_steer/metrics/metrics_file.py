@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
+from mlx_steer.metrics.answer import Answer
 from mlx_steer.metrics.halves import Comparison, Sweep
 from mlx_steer.metrics.numbers import (
     MEASURES,
@@ -237,6 +238,7 @@ class Metrics(Numbers):
     gates: tuple[GateNumbers, ...]
     controls: Controls | None
     judge: JudgeAgreement
+    answer: Answer | None = None
 
     @property
     def main_names(self) -> frozenset[str]:

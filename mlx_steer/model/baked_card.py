@@ -128,10 +128,18 @@ def _effect(baked: Baked, evidence: Evidence | None) -> Sequence[str]:
     return [
         f"{_line(evidence.answer)} {note}",
         "",
+        *_facts(evidence),
         f"| condition | {head[0]} | {head[1]} | incoherent | mean coherence |",
         "|---|---:|---:|---:|---:|",
         *(_row(row) for row in evidence.rows),
     ]
+
+
+def _facts(evidence: Evidence) -> Sequence[str]:
+    if not evidence.facts:
+        return []
+    lines = [f"| {_cell(fact.what)} | {_cell(fact.value)} |" for fact in evidence.facts]
+    return ["| | |", "|---|---|", *lines, ""]
 
 
 def _row(row: MeasuredRow) -> str:

@@ -3,9 +3,12 @@
 Needs no model and never mlx, so that an old run can be judged anew on any machine.
 """
 
+from __future__ import annotations
+
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlx_steer.errors import RunError
 from mlx_steer.files import write_beside
@@ -14,23 +17,30 @@ from mlx_steer.metrics.metrics_file import FILE, metrics_text
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.reader import RunData, load_run, read_labels
 from mlx_steer.run.records import LABELS_VERSION, Labels
+from mlx_steer.vectors.evidence import CARD_FILE
 from mlx_steer.words import Verdict
+
+if TYPE_CHECKING:
+    from mlx_steer.report.first_screen import FirstScreen
 
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """Where the report was written."""
+    """Where the report was written, and what it opens with; None without an answer."""
 
     metrics: Path
     markdown: Path
     html: Path
     plots: tuple[Path, ...]
+    first: FirstScreen | None
 
 
 def write_report(
     folder: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
 ) -> ReportFiles:
     """Judge a run's rows and write metrics.json, report.md, report.html and plots/*.png.
+
+    The answer goes beside the run's vectors too, as their evidence (card.json).
 
     Args:
         folder: The run directory, finished or not.
@@ -46,7 +56,7 @@ def write_report(
     if labels is not None:
         run = _with_labels(run, Path(labels), directory)
     # Matplotlib and jinja2 take most of a second to import, which other uses should not pay.
-    from mlx_steer.report import markdown, page, plots, sections
+    from mlx_steer.report import first_screen, markdown, measured_effect, page, plots, sections
 
     scored = judged(run)
     metrics = compute_metrics(run, scored)
@@ -56,11 +66,15 @@ def write_report(
     directory.write("report.md", markdown.render(document))
     directory.write("report.html", page.render(document, run, scored, pictures, metrics.main_names))
     _write_plots(run.folder / "plots", pictures, plots.NAMES)
+    if metrics.answer is not None and run.vectors is not None:
+        evidence = measured_effect.evidence_of(run.vectors, run.folder, metrics)
+        directory.write(f"vectors/{CARD_FILE}", evidence.as_bytes().decode())
     return ReportFiles(
         metrics=run.folder / FILE,
         markdown=run.folder / "report.md",
         html=run.folder / "report.html",
         plots=tuple(run.folder / "plots" / f"{name}.png" for name in pictures),
+        first=first_screen.first_screen(metrics),
     )
 
 

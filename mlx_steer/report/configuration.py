@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from mlx_steer.metrics.numbers import MEASURES
 from mlx_steer.report.document import Block, Bullets, Cell, Paragraph, Table
 from mlx_steer.report.findings import limits_in_words
-from mlx_steer.report.wording import number, one_line
+from mlx_steer.report.wording import fixed, number, one_line
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import Manifest
 
@@ -71,7 +71,19 @@ def _machine(run: RunData) -> _Facts:
         "Device": manifest.device,
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "Time": _time(manifest),
+        "Steered decoding": _speed(manifest),
     }
+
+
+def _speed(manifest: Manifest) -> str | None:
+    speed = manifest.speed
+    if speed is None or not speed.unsteered:
+        return None
+    return (
+        f"{fixed(speed.steered / speed.unsteered)} of the unsteered speed "
+        f"({number(speed.steered)} against {number(speed.unsteered)} tokens/s, {speed.rows} rows "
+        "at a time)"
+    )
 
 
 def _prompts(run: RunData) -> str:

@@ -81,19 +81,42 @@ class Section:
 
 
 @dataclass(frozen=True)
+class Opening:
+    """The verdict, what it rests on, a small table and one picture.
+
+    Attributes:
+        tone: good, bad or open.
+        label: The verdict as a sentence.
+        sentence: What it rests on.
+        facts: Of two columns.
+        plot: The picture; None if it was not drawn.
+    """
+
+    tone: str
+    label: str
+    sentence: str
+    facts: Table
+    plot: Plot | None
+
+
+@dataclass(frozen=True)
 class Document:
     """The whole report.
 
     Attributes:
         title: Its heading.
         subtitle: One line under it.
-        warnings: What a reader must know first.
-        headline: What was found, in sentences.
+        answer: What it opens with; None for a run without an answer.
+        warnings: What a reader must know before any number.
+        cautions: What a reader must know of the answer.
+        headline: What was found, in sentences: beside an answer, at most five.
         sections: In order.
     """
 
     title: str
     subtitle: str
+    answer: Opening | None
     warnings: Sequence[str]
+    cautions: Sequence[str]
     headline: Sequence[str]
     sections: Sequence[Section] = field(default_factory=tuple)

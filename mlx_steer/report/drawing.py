@@ -54,12 +54,18 @@ def percent_axis(axes: Axes, which: str, label: str) -> None:
     axis.set_label_text(f"{label} (%)")
 
 
-def heatmap(axes: Axes, grid: Sequence[Sequence[float]], colours: str) -> AxesImage:
-    """A grid of percentages, with its numbers."""
+def heatmap(
+    axes: Axes,
+    grid: Sequence[Sequence[float]],
+    colours: str,
+    notes: Sequence[Sequence[str]] | None = None,
+) -> AxesImage:
+    """A grid of percentages, with its numbers, and a note under each."""
     image = axes.imshow(grid, cmap=colours, vmin=0, vmax=100, aspect="auto", origin="lower")
     for row, values in enumerate(grid):
         for column, value in enumerate(values):
             text = "–" if math.isnan(value) else f"{value:.0f}"
+            text += f"\n{notes[row][column]}" if notes else ""
             colour = "white" if value > 60 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     axes.spines[:].set_visible(False)

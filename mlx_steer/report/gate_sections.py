@@ -81,7 +81,7 @@ def fixed_sentences(metrics: Metrics, at: int = 0) -> list[str]:
         if after.perplexity is not None and before.perplexity is not None:
             text += (
                 f", their median perplexity {number(after.perplexity)} (unsteered "
-                f"{number(before.perplexity)})"
+                f"{number(before.perplexity)}; over {quality.scored} of them)"
             )
         sentences.append(f"{text}.")
     return [" ".join(sentences)]

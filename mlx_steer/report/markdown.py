@@ -45,8 +45,14 @@ def fenced(text: str) -> str:
 
 def _parts(document: Document) -> Iterator[str]:
     yield f"# {escape(document.title)}"
-    for warning in document.warnings:
-        yield f"> **Warning.** {inline(warning)}"
+    yield from map(_warning, document.warnings)
+    if document.answer:
+        opening = document.answer
+        yield f"**{escape(opening.label)}** {inline(opening.sentence)}"
+        yield _table(opening.facts)
+        if opening.plot:
+            yield from _block(opening.plot)
+    yield from map(_warning, document.cautions)
     if document.subtitle:
         yield escape(document.subtitle)
     if document.headline:
@@ -56,6 +62,10 @@ def _parts(document: Document) -> Iterator[str]:
         yield f"## {escape(section.title)}"
         for block in section.blocks:
             yield from _block(block)
+
+
+def _warning(text: str) -> str:
+    return f"> **Warning.** {inline(text)}"
 
 
 def _block(block: Block) -> Iterator[str]:

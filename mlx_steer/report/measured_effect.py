@@ -6,9 +6,17 @@ from mlx_steer.bands import layer_words
 from mlx_steer.errors import VectorError
 from mlx_steer.metrics.metrics_file import Metrics, read_metrics
 from mlx_steer.metrics.numbers import Difference, Measure, Share
+from mlx_steer.report.first_screen import first_screen
 from mlx_steer.run.records import CONTROL_KINDS
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
-from mlx_steer.vectors.evidence import Evidence, MeasuredRow, differing
+from mlx_steer.vectors.evidence import (
+    Evidence,
+    Fact,
+    GatedCell,
+    MeasuredDoses,
+    MeasuredRow,
+    differing,
+)
 
 
 def measured_effect(vectors: SteeringVectorSet, run: Path) -> Evidence:
@@ -22,9 +30,17 @@ def measured_effect(vectors: SteeringVectorSet, run: Path) -> Evidence:
         RunError: If the run has no metrics.json, or not one as this version writes it.
         VectorError: If it was made with other vectors.
     """
-    metrics = read_metrics(run)
+    return evidence_of(vectors, run, read_metrics(run))
+
+
+def evidence_of(vectors: SteeringVectorSet, run: Path, metrics: Metrics) -> Evidence:
+    """The same from numbers that are at hand.
+
+    Raises:
+        VectorError: If the run was made with other vectors.
+    """
     digests = _measured_vectors(vectors, run)
-    sets, choice = metrics.behavior.sets, metrics.select.choice
+    sets, choice, first = metrics.behavior.sets, metrics.select.choice, first_screen(metrics)
     return Evidence(
         run=run.resolve().name,
         title=metrics.behavior.title,
@@ -42,10 +58,14 @@ def measured_effect(vectors: SteeringVectorSet, run: Path) -> Evidence:
             for c in metrics.test.conditions
             if c.kind not in CONTROL_KINDS
         ],
-        answer=_answer(metrics),
-        sentences=_sentences(metrics),
+        verdict=first.verdict if first else None,
+        answer=f"{first.label} {first.sentence}" if first else _answer(metrics),
+        facts=[Fact(what=what, value=value) for what, value in first.facts] if first else [],
+        doses=_doses(metrics),
+        sentences=[*_warned(metrics), *(first.findings if first else _sentences(metrics))],
         layer=choice.layer if choice else None,
         strength=choice.strength if choice else None,
+        gated=_gated(metrics),
         vectors=digests,
     )
 
@@ -63,6 +83,29 @@ def _measured_vectors(vectors: SteeringVectorSet, run: Path) -> dict[str, str]:
             f"share {run / 'vectors'}"
         )
     return digests
+
+
+def _gated(metrics: Metrics) -> GatedCell | None:
+    """The chosen cell of gated steering, if it is the one that works."""
+    cell = metrics.test.main("gated")
+    if metrics.answer is None or metrics.answer.verdict != "works behind a gate":
+        return None
+    gate = next((g.name for g in metrics.gates if cell and cell.name in g.conditions), None)
+    if cell is None or cell.layer is None or cell.strength is None or gate is None:
+        return None
+    return GatedCell(layer=cell.layer, strength=cell.strength, gate=gate)
+
+
+def _doses(metrics: Metrics) -> list[MeasuredDoses]:
+    """By layer, the highest dose of a cell whose responses kept together, on either half."""
+    found: dict[int, float] = {}
+    for c in metrics.select.conditions:
+        apart = {"coherence", "incoherent rows"} & set(c.broken_limits or ())
+        if not isinstance(c.layer, int) or not c.relative_dose or c.broken_limits is None or apart:
+            continue
+        if c.kind in ("steering", "gated"):
+            found[c.layer] = max(found.get(c.layer, 0.0), abs(c.relative_dose))
+    return [MeasuredDoses(layer=layer, highest=dose) for layer, dose in sorted(found.items())]
 
 
 def _answer(metrics: Metrics) -> str:
@@ -90,10 +133,15 @@ def _percent(share: Share) -> str:
     return f"{share.percent:.0f} %" if share.n else "-"
 
 
+def _warned(metrics: Metrics) -> list[str]:
+    choice = metrics.select.choice
+    if choice is None or choice.met_limits:
+        return []
+    return ["No cell of the sweep met the limits on false positives and coherence."]
+
+
 def _sentences(metrics: Metrics) -> list[str]:
     sets, choice, sentences = metrics.behavior.sets, metrics.select.choice, []
-    if choice and not choice.met_limits:
-        sentences.append("No cell of the sweep met the limits on false positives and coherence.")
     chosen = metrics.test.named(choice.condition) if choice else None
     measures: tuple[tuple[Measure, str], ...] = (
         ("target", sets["target"]),

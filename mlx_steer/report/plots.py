@@ -11,6 +11,7 @@ from mlx_steer.bands import layer_order, layer_words
 from mlx_steer.metrics.halves import ConditionNumbers, Outcome
 from mlx_steer.metrics.metrics_file import Metrics
 from mlx_steer.metrics.numbers import MEASURES, Measure
+from mlx_steer.report import answer_plot
 from mlx_steer.report.drawing import (
     COLOURS,
     MARKERS,
@@ -35,13 +36,22 @@ KIND_COLOURS = {
     "fixed refusal": "#999999",
 }
 NAMES = frozenset(
-    {"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls", "gate_roc"}
+    {
+        "answer",
+        "norm_by_layer",
+        "sweep_heatmap",
+        "dose_response",
+        "tradeoff",
+        "controls",
+        "gate_roc",
+    }
 )
 
 
 def draw(metrics: Metrics) -> dict[str, bytes]:
     """Every plot there are numbers for, by name (without .png); see `NAMES`."""
     figures = {
+        "answer": answer_plot.draw(metrics),
         "norm_by_layer": _norm_by_layer(metrics),
         "sweep_heatmap": _sweep_heatmap(metrics),
         "dose_response": _dose_response(metrics),
@@ -89,26 +99,38 @@ def _sweep_heatmap(metrics: Metrics) -> Figure | None:
         return None
     layers = sorted({c.layer for c in cells if c.layer is not None}, key=layer_order)
     strengths = sorted({c.strength for c in cells if c.strength is not None})
+    own = {
+        layer: sorted({c.strength for c in cells if c.layer == layer and c.strength is not None})
+        for layer in layers
+    }
+    most = max(map(len, own.values()), default=0)
+    # Strengths that were found layer by layer are hardly ever the same twice.
+    apart = len(strengths) > 2 * most
+    columns = most if apart else len(strengths)
     chosen = metrics.select.chosen
-    width = max(7.0, 2.6 + 1.5 * len(strengths))
-    figure = new_figure(width, 1.5 + 0.32 * max(4, len(layers)))
+    width = max(7.0, 2.6 + 1.5 * columns)
+    figure = new_figure(width, 1.5 + (0.45 if apart else 0.32) * max(4, len(layers)))
     panels = figure.subplots(1, 2, sharey=True)
     measures: tuple[Measure, ...] = ("target", "false_positive")
     for axes, measure, colours in zip(panels, measures, ("Blues", "Oranges"), strict=True):
-        grid = [[math.nan] * len(strengths) for _ in layers]
+        grid = [[math.nan] * columns for _ in layers]
+        notes = [[""] * columns for _ in layers]
         for cell in cells:
             if cell.layer is None or cell.strength is None:
                 continue
-            row, column = layers.index(cell.layer), strengths.index(cell.strength)
+            line = own[cell.layer] if apart else strengths
+            row, column = layers.index(cell.layer), line.index(cell.strength)
             grid[row][column] = cell.of(measure).percent
+            notes[row][column] = f"× {cell.strength:g}"
             if cell.name == chosen:
                 box = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, ec="black", lw=3)
                 box.set(zorder=3, clip_on=False)
                 axes.add_patch(box)
-        image = heatmap(axes, grid, colours)
-        axes.set_xticks(range(len(strengths)), [f"{s:g}" for s in strengths])
+        image = heatmap(axes, grid, colours, notes if apart else None)
+        names = [] if apart else [f"{s:g}" for s in strengths]
+        axes.set_xticks(range(len(names)), names)
         axes.set_yticks(range(len(layers)), [str(layer) for layer in layers])
-        axes.set_xlabel("strength")
+        axes.set_xlabel("strength, as each cell says" if apart else "strength")
         base = metrics.select.base
         under = f" (base {base.of(measure).percent:.0f} %)" if base and base.of(measure).n else ""
         axes.set_title(f"{metrics.behavior.rate(measure)}{under}", fontsize=10)

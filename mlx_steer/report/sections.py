@@ -9,13 +9,17 @@ from mlx_steer.report.configuration import configuration
 from mlx_steer.report.document import (
     Block,
     Bullets,
+    Cell,
     Document,
+    Opening,
     Paragraph,
     Plot,
     Quote,
     Quotes,
     Section,
+    Table,
 )
+from mlx_steer.report.first_screen import FirstScreen, first_screen
 from mlx_steer.report.wording import fixed, number, one_line
 from mlx_steer.run.reader import RunData
 from mlx_steer.words import PromptSet
@@ -50,12 +54,31 @@ def build(
         Section("Files", [Bullets(_files(plots))]),
     ]
     warnings = findings.warnings(metrics)
+    found = findings.headline(metrics)[len(warnings) :]
+    first = first_screen(metrics)
+    # Missing rows are told before any number; the rest is easier to read after the answer.
+    before = len(warnings) if first is None else int(metrics.rows.missing > 0)
+    if first:
+        sections.insert(0, Section("Findings in full", [Bullets(found)]))
     return Document(
         title=one_line(f"{run.behavior.title or run.behavior.name}: {run.manifest.model.id}"),
         subtitle=one_line(f"Run {run.config.name}. {run.behavior.description}"),
-        warnings=warnings,
-        headline=findings.headline(metrics)[len(warnings) :],
+        answer=_opening(first, plots) if first else None,
+        warnings=warnings[:before],
+        cautions=warnings[before:],
+        headline=first.findings if first else found,
         sections=[_with_drawn(section, plots) for section in sections if section.blocks],
+    )
+
+
+def _opening(first: FirstScreen, plots: frozenset[str]) -> Opening:
+    tones = {"works": "good", "works behind a gate": "good", "does harm": "bad"}
+    return Opening(
+        tone=tones.get(first.verdict, "open"),
+        label=first.label,
+        sentence=first.sentence,
+        facts=Table(["", "test half"], [[Cell(name), Cell(text)] for name, text in first.facts]),
+        plot=first.plot if first.plot.name in plots else None,
     )
 
 
@@ -132,7 +155,8 @@ def _files(plots: frozenset[str]) -> list[str]:
         "manifest.json: model, versions, device and times",
         "vectors/: the steering vectors, one .npy file a layer",
         "prompts.jsonl, behavior.json, conditions.json: what was asked, and under which conditions",
-        "rows.jsonl: every response; scores.jsonl: what needed the model once more",
+        "rows.jsonl: every response; scores.jsonl: what needed the model once more; prices.jsonl: "
+        "how far conditions are from base on other prompts, prompt by prompt",
         "metrics.json: every number of this report",
         "report.html: this report with a browser of all responses",
         *(f"plots/{name}.png" for name in sorted(plots)),

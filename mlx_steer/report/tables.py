@@ -14,7 +14,8 @@ from mlx_steer.metrics.metrics_file import Metrics, Words
 from mlx_steer.metrics.numbers import MEASURES, Measure
 from mlx_steer.report import differences, findings
 from mlx_steer.report.document import Block, Cell, Paragraph, Plot, Table
-from mlx_steer.report.wording import DASH, fixed, listed, number, of, one_line, points, rate
+from mlx_steer.report.scored import scored_in_words
+from mlx_steer.report.wording import DASH, fixed, listed, number, of, one_line, points, price, rate
 from mlx_steer.run.records import CONTROL_KINDS
 
 _RATES: tuple[Measure, ...] = ("target", "false_positive")
@@ -70,7 +71,7 @@ def _rate_columns(words: Words, measures: Sequence[Measure]) -> list[str]:
 def _columns(words: Words, measures: Sequence[Measure]) -> list[str]:
     """Of a table of conditions on the test half."""
     rates = _rate_columns(words, measures)
-    return ["condition", *rates, "coherence", "perplexity", words.incoherent]
+    return ["condition", *rates, "coherence", words.incoherent, "price (KL, nats)", "perplexity"]
 
 
 def _rate_cells(condition: Outcome, split: str, measures: Sequence[Measure]) -> list[Cell]:
@@ -91,12 +92,17 @@ def _quality_cells(condition: Outcome, split: str) -> list[Cell]:
     rows = {"condition": condition.name, "split": split, "verdict": "incoherent"}
     return [
         Cell(fixed(coherence.mean)),
-        Cell(number(condition.perplexity.median)),
         Cell(
             f"{incoherent.count}/{incoherent.n}" if incoherent.n else DASH,
             rows if incoherent.count else None,
         ),
     ]
+
+
+def _score_cells(condition: Outcome) -> list[Cell]:
+    """Price and perplexity, where they were measured."""
+    found = condition.price if isinstance(condition, ComparedCondition) else None
+    return [Cell(price(found)), Cell(number(condition.perplexity.median))]
 
 
 def _name_cell(condition: Outcome, split: str, chosen: Collection[str]) -> Cell:
@@ -114,8 +120,7 @@ def sweep(metrics: Metrics, words: Words) -> Iterator[Block]:
         return
     yield Paragraph(
         "On the select half of the prompts. Rates: count/n, share and Wilson 95 % interval in "
-        "percent, over all rows of a set. Coherence is the mean over all rows; perplexity is the "
-        "median, under the unsteered model."
+        "percent, over all rows of a set. Coherence is the mean over all rows."
     )
     gated = [c for c in conditions if c.kind == "gated"]
     yield _swept([c for c in conditions if c not in gated], metrics, words)
@@ -148,7 +153,6 @@ def _swept(conditions: Sequence[SweptCondition], metrics: Metrics, words: Words)
         *_rate_columns(words, measures),
         "target minus false positives, points",
         "coherence",
-        "perplexity",
         words.incoherent,
         "limits broken",
     ]
@@ -275,7 +279,7 @@ def _compared(metrics: Metrics, conditions: Sequence[ComparedCondition]) -> Iter
         )
     yield Paragraph(
         "On the test half, which took no part in the choice. Rates: count/n, share and Wilson 95 % "
-        f"interval in percent, over all rows of a set.{computed}"
+        f"interval in percent, over all rows of a set.{computed}{scored_in_words(metrics)}"
     )
     yield Table(
         _columns(metrics.behavior, measures),
@@ -285,6 +289,7 @@ def _compared(metrics: Metrics, conditions: Sequence[ComparedCondition]) -> Iter
                     _name_cell(c, "test", chosen),
                     *_rate_cells(c, "test", measures),
                     *_quality_cells(c, "test"),
+                    *_score_cells(c),
                 ]
                 for c in conditions
             ),
@@ -299,6 +304,7 @@ def _plain_cells(condition: Outcome, measures: Sequence[Measure]) -> list[Cell]:
         Cell(condition.name),
         *_rate_cells(condition, "test", measures),
         *_quality_cells(condition, "test"),
+        *_score_cells(condition),
     ]
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from mlx_steer.files import CONTROL, TURNING
-from mlx_steer.metrics.halves import Outcome
+from mlx_steer.metrics.halves import Outcome, Price
 from mlx_steer.metrics.metrics_file import Words
 from mlx_steer.metrics.numbers import MEASURES, Difference, Differences, Measure, Share
 
@@ -61,6 +61,15 @@ def number(value: float | None, digits: int = 3) -> str:
 def fixed(value: float | None, decimals: int = 2) -> str:
     """A number with so many decimals."""
     return DASH if value is None else f"{value:.{decimals}f}"
+
+
+def price(value: Price | None) -> str:
+    """Such as "0.12 (0.08 to 0.17)"; of a gated condition also what it is where it opens."""
+    if value is None:
+        return DASH
+    text = f"{number(value.nats, 2)} ({number(value.low, 2)} to {number(value.high, 2)})"
+    opened = value.opened
+    return text if opened is None else f"{text} [{number(opened.nats, 2)}, n = {opened.n}]"
 
 
 def plain(text: str) -> str:

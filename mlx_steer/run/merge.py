@@ -7,7 +7,6 @@ what is there stays. Runs of another experiment, model or version are refused.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ from mlx_steer.config import ExperimentConfig, load_config
 from mlx_steer.errors import ConfigError, RunError
 from mlx_steer.files import made_beside
 from mlx_steer.run.directory import MARKS, RunDirectory, parse_lines
-from mlx_steer.run.records import Conditions, Manifest, Row, Score
+from mlx_steer.run.records import Conditions, Manifest, PriceLine, Row, Score
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -91,7 +90,7 @@ def take_rows(run: RunDirectory, source: Path) -> Taken:
     found = _lines(source / "rows.jsonl", Row)
     new = {row.key: row for row in found if row.key not in held}
     run.append("rows.jsonl", new.values())
-    _take_scores(run, _lines(source / "scores.jsonl", Score))
+    _take_scores(run, source)
     shared = [row for row in found if row.key in held]
     unlike = sum(row.tokens != held[row.key].tokens for row in shared)
     return Taken(len(new), len(shared), unlike)
@@ -105,11 +104,15 @@ def _take_conditions(run: RunDirectory, source: Path) -> None:
         run.write_record("conditions.json", theirs)
 
 
-def _take_scores(run: RunDirectory, found: Iterable[Score]) -> None:
+def _take_scores(run: RunDirectory, source: Path) -> None:
     fields = ("perplexity", "judge_model")
     held = {(s.key, f) for s in run.read("scores.jsonl", Score) for f in fields if s.says(f)}
-    new = (s for s in found if any(s.says(f) and (s.key, f) not in held for f in fields))
+    scores = _lines(source / "scores.jsonl", Score)
+    new = [s for s in scores if any(s.says(f) and (s.key, f) not in held for f in fields)]
     run.append("scores.jsonl", new)
+    priced = {(line.base, line.row) for line in run.read("prices.jsonl", PriceLine)}
+    prices = _lines(source / "prices.jsonl", PriceLine)
+    run.append("prices.jsonl", [p for p in prices if (p.base, p.row) not in priced])
 
 
 def _take_vectors(run: RunDirectory, source: Path) -> None:

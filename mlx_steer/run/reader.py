@@ -28,6 +28,7 @@ from mlx_steer.run.records import (
     Gates,
     Labels,
     Manifest,
+    PriceLine,
     Row,
     Score,
     Separation,
@@ -53,6 +54,7 @@ class RunData:
         conditions: In file order; names are unique.
         rows: The rows that conditions name, by key.
         scores: By row key; of older scores of a row, the last line counts.
+        prices: By base's row key and that of the same prompt under another condition.
         choice: What the comparison was run with; None before the sweep is done.
         labels: A person's verdicts by row key.
         vectors: The steering vectors; None if the run has none yet.
@@ -69,6 +71,7 @@ class RunData:
     conditions: tuple[ConditionRecord, ...] = field(repr=False)
     rows: Mapping[str, Row] = field(repr=False)
     scores: Mapping[str, Score] = field(repr=False)
+    prices: Mapping[tuple[str, str], PriceLine] = field(default_factory=dict, repr=False)
     choice: Choice | None = None
     labels: Mapping[str, Verdict] = field(default_factory=dict, repr=False)
     vectors: SteeringVectorSet | None = field(default=None, repr=False)
@@ -120,6 +123,7 @@ def load_run(folder: str | os.PathLike[str]) -> RunData:
         conditions=conditions,
         rows={key: row for key, row in rows.items() if key in named},
         scores=_scores(folder / "scores.jsonl"),
+        prices=_prices(folder / "prices.jsonl"),
         choice=choice,
         labels={k: v for k, v in read_labels(folder / "labels.json").items() if v is not None},
         vectors=_vectors(folder / "vectors"),
@@ -155,6 +159,11 @@ def _scores(path: Path) -> dict[str, Score]:
         known = scores.get(score.key)
         scores[score.key] = known.model_copy(update=record_json(score)) if known else score
     return scores
+
+
+def _prices(path: Path) -> dict[tuple[str, str], PriceLine]:
+    lines = _lines(path, PriceLine) if path.exists() else ()
+    return {(line.base, line.row): line for line in lines}
 
 
 def _check_conditions(

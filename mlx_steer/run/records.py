@@ -60,6 +60,14 @@ class Record(BaseModel):
     )
 
 
+class Speed(Record):
+    """Tokens per second of so many rows together, without steering and with."""
+
+    rows: int
+    unsteered: FiniteFloat
+    steered: FiniteFloat
+
+
 class Manifest(Record):
     """manifest.json: what a run was made with, when, and what a person should know of it."""
 
@@ -86,6 +94,7 @@ class Manifest(Record):
     dtype: str
     notes: tuple[str, ...]
     judge_model: ModelInfo | None = None
+    speed: Speed | None = None
 
 
 class BehaviorRecord(Record):
@@ -279,6 +288,20 @@ class Score(Record):
     def says(self, field: str) -> bool:
         """Whether the line speaks of a field; None too is something to say."""
         return field in self.model_fields_set
+
+
+class PriceLine(Record):
+    """A line of prices.jsonl: how far a condition is from base on base's response to a prompt.
+
+    `base` is the key of base's row, `row` of that prompt's row under the condition: base's own for
+    base against itself, which is what rounding makes. `nats` is the mean KL divergence of `tokens`
+    predictions.
+    """
+
+    base: str
+    row: str
+    nats: Annotated[FiniteFloat, Field(ge=0, le=1e9)]
+    tokens: _Count
 
 
 class GatedChoice(Record):

@@ -31,6 +31,25 @@ class ScreenedCell(Lean):
     kept: bool
 
 
+class FoundDose(Record):
+    """The largest dose of a layer or band within its limit, and the smallest read beyond it.
+
+    `beyond` is None where none of the doses that were read is.
+    """
+
+    layer: LayerOrBand
+    strength: FiniteFloat
+    relative_dose: FiniteFloat
+    beyond: FiniteFloat | None
+
+
+class Doses(Record):
+    """doses.json: what `strengths: auto` found, for plain and for gated steering."""
+
+    plain: tuple[FoundDose, ...] = ()
+    gated: tuple[FoundDose, ...] = ()
+
+
 class Screening(Record):
     """screening.json: cells by kind, best first; `limit` is the highest lean on other prompts."""
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
+from functools import cache
 from importlib import resources
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from mlx_steer.behaviors import list_behaviors, load_behavior
 from mlx_steer.serve.catalog import Preset
 from mlx_steer.serve.completions import Service, streamed, understood, whole
 from mlx_steer.serve.guard import LARGEST_BODY, Access, Guard
@@ -127,6 +129,7 @@ class _Routes:
             measured = catalog.measured(name)
             found[name] = {
                 "behavior": vectors.metadata.behavior,
+                "title": _title(vectors.metadata.behavior),
                 "layers": {
                     str(layer): {
                         "norm": vector.norm,
@@ -232,6 +235,12 @@ async def _read(request: Request, kind: type[_Body]) -> _Body:
         raise from_validation(error) from None
     except RecursionError:
         raise Problem(400, "the body is nested too deeply", None, "invalid_json") from None
+
+
+@cache
+def _title(behavior: str) -> str | None:
+    """What a shipped behavior is, in a few words."""
+    return load_behavior(behavior).title if behavior in list_behaviors() else None
 
 
 def _entry(model: str, preset: Preset | None = None) -> dict[str, JsonValue]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
@@ -16,7 +17,7 @@ from mlx_steer.errors import SteerError, VectorError
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import MOST_VECTORS, Steer
 from mlx_steer.vectors import SteeringVectorSet, load_vectors, relative_dose
-from mlx_steer.vectors.evidence import Evidence, evidence_in
+from mlx_steer.vectors.evidence import Evidence, GatedCell, evidence_in
 
 MOST_PRESETS = 200
 
@@ -36,6 +37,9 @@ class Measured:
         layer: The layer or band that was chosen; None if none was.
         strength: Its strength.
         dose: Its relative dose.
+        verdict: On steering; None where no rule gave one.
+        gated: The cell behind a gate, if that is what works.
+        doses: By layer, the highest relative dose that was measured.
     """
 
     behavior: str
@@ -43,20 +47,43 @@ class Measured:
     layer: LayerOrBand | None = None
     strength: float | None = None
     dose: float | None = None
+    verdict: str | None = None
+    gated: GatedCell | None = None
+    doses: Mapping[int, float] = field(default_factory=dict)
 
     @staticmethod
     def of(evidence: Evidence, vectors: SteeringVectorSet) -> Measured:
         """What is kept of the evidence beside vectors."""
         layer, strength = evidence.layer, evidence.strength
         layers = () if layer is None else layers_of(layer)
-        if strength is None or not layers or not all(one in vectors for one in layers):
-            return Measured(evidence.title, evidence.answer)
+        if layer is None or strength is None or not all(one in vectors for one in layers):
+            return Measured(evidence.title, evidence.answer, verdict=evidence.verdict)
         dose = relative_dose([vectors[one] for one in layers], strength)
-        return Measured(evidence.title, evidence.answer, layer, strength, dose)
+        doses = {d.layer: d.highest for d in evidence.doses}
+        for one in layers:
+            own = abs(vectors[one].relative_dose(strength) or 0.0)
+            doses[one] = max(own, doses.get(one, 0.0))
+        gates = {gate.name for gate in vectors.metadata.gates}
+        gated = evidence.gated
+        if gated is not None and not (
+            gated.gate in gates and all(one in vectors for one in layers_of(gated.layer))
+        ):
+            gated = None
+        known = (evidence.title, evidence.answer, layer, strength, dose, evidence.verdict)
+        return Measured(*known, gated, doses)
+
+    @property
+    def places(self) -> str:
+        """The layers that were measured, in words."""
+        if self.layer is not None and set(layers_of(self.layer)) == set(self.doses):
+            return layer_words(self.layer)
+        return f"layers {', '.join(map(str, sorted(self.doses)))}"
 
     def told(self) -> dict[str, JsonValue]:
         """As responses have it."""
-        return dict(asdict(self))
+        told = asdict(self)
+        del told["gated"], told["doses"]  # presets and warnings say them
+        return dict(told)
 
 
 @dataclass(frozen=True)
@@ -150,13 +177,10 @@ class Catalog:
         catalog = Catalog(offered, vectors, measured)
         for name, known in measured.items():
             if known.layer is not None:
-                catalog.add_preset(
-                    name,
-                    tuple(
-                        Steer(vector=name, layer=layer, strength=known.strength)
-                        for layer in layers_of(known.layer)
-                    ),
-                )
+                catalog.add_preset(name, _steers(name, known.layer, known.strength))
+            if (cell := known.gated) is not None:
+                behind = _steers(name, cell.layer, cell.strength, cell.gate)
+                catalog.add_preset(f"{name}-gated", behind)
         return catalog, notes
 
     def measured(self, name: str) -> Measured | None:
@@ -292,16 +316,25 @@ class Catalog:
             if abs(dose) > _USUAL_DOSE:
                 return f"the relative dose {dose:.2f} of {name} is high and was never measured"
             return None
-        if act.layer not in layers_of(measured.layer):
-            return f"{name} was measured at {layer_words(measured.layer)}, and not at {act.layer}"
-        most = self.vectors[name][act.layer].relative_dose(measured.strength) or 0.0
-        low, high = sorted((0.0, most))
+        if act.layer not in measured.doses:
+            return f"{name} was measured at {measured.places}, and not at {act.layer}"
+        sign = math.copysign(1.0, measured.strength)
+        low, high = sorted((0.0, sign * measured.doses[act.layer]))
         if not low - _ROUNDING <= dose <= high + _ROUNDING:
             return (
                 f"the relative dose {dose:.2f} of {name} lies outside of what was measured "
                 f"({low:.2f} to {high:.2f}); responses may fall apart"
             )
         return None
+
+
+def _steers(
+    name: str, layer: LayerOrBand, strength: float | None, gate: str | None = None
+) -> tuple[Steer, ...]:
+    """Vectors at a layer or at each layer of a band."""
+    return tuple(
+        Steer(vector=name, layer=one, strength=strength, gate=gate) for one in layers_of(layer)
+    )
 
 
 def check_name(name: str, what: str) -> None:

@@ -75,7 +75,8 @@ class Scheduler:
                 "messages",
                 "context_length_exceeded",
             )
-        seat = Seat(ask, EventQueue(self._wake), Speech(self._model.chat, ask.ids))
+        ticket = EventQueue(self._wake)
+        seat = Seat(ask, ticket, Speech(self._model.chat, ask.ids))
         with self._changed:
             if self._stopping:
                 raise _STOPPED
@@ -85,7 +86,7 @@ class Scheduler:
                 raise Problem(429, said, None, "queue_full", wait)
             self._waiting.append(seat)
             self._changed.notify()
-        return seat.ticket
+        return ticket
 
     def load(self) -> Load:
         """See `live.Live`."""
@@ -108,6 +109,10 @@ class Scheduler:
         """
         self._deadline = min(self._deadline, time.monotonic() + grace)
         self._stopping = True
+        # A signal handler must not wait for the lock; `run` looks now and then by itself.
+        if self._changed.acquire(blocking=False):
+            self._changed.notify()
+            self._changed.release()
 
     def run(self) -> None:
         """Take steps until stopped; the calling thread owns the model meanwhile."""
@@ -133,7 +138,6 @@ class Scheduler:
             while not (self._waiting or self._due or self._apart or deck.seats):
                 if self._stopping:
                     return False
-                # A signal handler cannot notify; what it has set is looked at now and then.
                 self._changed.wait(0.2)
         return not (self._stopping and time.monotonic() > self._deadline)
 

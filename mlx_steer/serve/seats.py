@@ -5,11 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mlx_steer.engine.batch import Row, Seen
 from mlx_steer.serve.live import Ask, Begun, Ended, Event, Token
 from mlx_steer.serve.problems import Problem
 from mlx_steer.serve.speech import Speech
+
+
+class Listener(Protocol):
+    """Whom a response's events go to.
+
+    Attributes:
+        gone: Why nobody waits for them any more, if so.
+    """
+
+    gone: str | None
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Hand events over."""
 
 
 class EventQueue:
@@ -66,7 +80,7 @@ class Seat:
     """
 
     ask: Ask
-    ticket: EventQueue
+    ticket: Listener
     speech: Speech
     told: list[int] = field(default_factory=list)
     begun: bool = False

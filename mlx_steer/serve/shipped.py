@@ -19,4 +19,6 @@ def shipped_vectors(model: str) -> list[Path]:
     places = (Path(__file__).parent / "vectors", Path(__file__).parents[2] / "vectors")
     place = next((p for p in places if p.is_dir()), places[0])
     ending = BUILT_IN.replace("-", "_")
-    return sorted(found.parent for found in place.glob(f"*_{ending}/metadata.json"))
+    found = sorted(one.parent for one in place.glob(f"*_{ending}/metadata.json"))
+    # The playground begins with the first: of these, refusal is the easiest to see.
+    return sorted(found, key=lambda folder: not folder.name.startswith("refusal"))

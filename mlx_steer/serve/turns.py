@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 Ids = Sequence[int]
 
-MOST_TURNS = 64
+# As many as may be under way or waiting: a conversation's next turn finds its last one.
+MOST_TURNS = 320
 # Fewer tokens than this are read again faster than they are looked after.
 _SHORTEST = 16
 

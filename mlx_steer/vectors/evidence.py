@@ -6,9 +6,9 @@ It names the vectors it is of by their sha256, so that no figures travel with ot
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mlx_steer.bands import LayerOrBand
 from mlx_steer.errors import VectorError
@@ -35,8 +35,30 @@ class MeasuredRow(_Record):
     coherence: PlainText
 
 
+class Fact(_Record):
+    """A line of the answer's table, as text."""
+
+    what: PlainText
+    value: PlainText
+
+
+class MeasuredDoses(_Record):
+    """Relative doses of a layer, from 0 on, under which responses were coherent."""
+
+    layer: int
+    highest: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class GatedCell(_Record):
+    """The cell of gated steering that works, and its gate among those of the vectors."""
+
+    layer: LayerOrBand
+    strength: float
+    gate: PlainText
+
+
 class Evidence(_Record):
-    """What was measured on the test half of a run.
+    """What was measured with vectors: the answer, and the table of a run's test half.
 
     Attributes:
         run: The run's name.
@@ -44,25 +66,33 @@ class Evidence(_Record):
         shown: The word for a response that shows the behavior.
         target: The word for prompts that are to show it.
         other: The word for prompts that are not.
+        verdict: works, works behind a gate, does harm or not shown; None where no rule gave one.
         answer: What came out, in a sentence or two.
+        facts: The answer's table.
+        doses: By layer, the relative doses that were measured.
         sentences: What else is to be known.
         rows: The table.
-        layer: The chosen one, or the band; None if nothing was chosen.
+        layer: The chosen one of plain steering, or the band; None if nothing was chosen.
         strength: The chosen one.
+        gated: The chosen cell behind a gate, if that is what works.
         vectors: The sha256 of each layer's file that was measured, by its name.
     """
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     run: PlainText
     title: PlainText
     shown: PlainText
     target: PlainText
     other: PlainText
+    verdict: PlainText | None = None
     answer: PlainText
+    facts: list[Fact] = []
+    doses: list[MeasuredDoses] = []
     sentences: list[PlainText]
     rows: list[MeasuredRow]
     layer: LayerOrBand | None
     strength: float | None
+    gated: GatedCell | None = None
     vectors: dict[PlainText, PlainText]
 
     def as_bytes(self) -> bytes:

@@ -68,7 +68,7 @@ CASES = [
     _section("a name that is a number", {"name": 5}, "'name': must be text", "quotes"),
     _section("a section that is a word", {"sweep": "all"}, "'sweep': must hold keys", "'all'"),
     _section("a strength as text", {"sweep": {"strengths": ["1"]}}, "must be a number", "'1'"),
-    _section("one strength", {"sweep": {"strengths": 1.0}}, "'sweep.strengths': must be a list"),
+    _section("one strength", {"sweep": {"strengths": 1.0}}, "'sweep.strengths': must be"),
     _section("no strengths", {"sweep": {"strengths": []}}, "strengths must not be empty"),
     _section("a strength twice", {"sweep": {"strengths": [1.0, 1.0]}}, "1 stands twice"),
     _section(

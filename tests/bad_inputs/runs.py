@@ -163,6 +163,7 @@ CASES = [
     _reported("a damaged row", _line("rows.jsonl", 3, '{"key": "a"}'), "line 3 of", "rows.jsonl"),
     _reported("a binary row", _text("rows.jsonl", lambda d: b"\xff\n" + d), "line 1 of"),
     _reported("a damaged score", _line("scores.jsonl", 1, '{"key": []}'), "scores.jsonl"),
+    _reported("a damaged price", _line("prices.jsonl", 1, '{"nats": NaN}'), "prices.jsonl"),
     _reported("damaged conditions", _put("conditions.json", "[]"), "conditions.json is damaged"),
     _reported("a condition twice", _text("conditions.json", _twice), "stands twice"),
     _reported("prompts of another run", _put("prompts.jsonl", ""), "not in prompts.jsonl"),

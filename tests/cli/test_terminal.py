@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mlx_steer.engine.jobs import Completion
-from mlx_steer.model.load import Model
+from mlx_steer.serve.speech import Speech
 from mlx_steer.vectors import SteeringVectorSet, load_vectors
 from tests.helpers import behaviors, small_run
 from tests.helpers.command import Run
 from tests.helpers.tiny import tiny_folder
-from tests.vectors.test_vectors import metadata, vector_set
+from tests.helpers.vector_sets import metadata, vector_set
 
 EVIL = "\x1b[2J\x1b]0;title\x07 \u202egnp.exe\u2069 \x9b31m \x7f\x00\r [/red] [bold]x"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -41,15 +39,10 @@ def test_names_of_vectors_are_shown_and_not_obeyed(run: Run, tmp_path: Path) -> 
 def test_responses_are_shown_and_not_obeyed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import mlx_steer.engine.complete as generate
-
     shared = small_run.shared_folder(tmp_path)
-    plain = generate.complete
-
-    def evil(model: Model, jobs: list[generate.Job], *more: object) -> list[Completion]:
-        return [replace(one, text=EVIL) for one in plain(model, jobs, *more)]  # type: ignore
-
-    monkeypatch.setattr(generate, "complete", evil)
+    # A model that writes nothing else, in pieces.
+    monkeypatch.setattr(Speech, "add", lambda self, token: EVIL[:9])
+    monkeypatch.setattr(Speech, "rest", lambda self: EVIL[9:])
     common = ["--model", shared / "model", "--vectors", shared / "vectors", "--layer", "2"]
     for more in (["--steered-only"], []):
         result = run("generate", *common, *more, "--max-tokens", "2", "Draw it.")

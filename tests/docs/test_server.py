@@ -5,20 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from mlx_steer.serve.app import make_app
 from mlx_steer.serve.catalog import Catalog, Offered
 from mlx_steer.serve.completions import Service
-from mlx_steer.serve.guard import Access
-from mlx_steer.serve.server import Address
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
-from tests.helpers.serving import living
+from tests.helpers.serving import listening, living
 from tests.helpers.tiny import HIDDEN, random_vector, tiny_model
 from tests.helpers.vector_sets import metadata
 
@@ -31,15 +26,11 @@ def address() -> Iterator[str]:
     about = metadata(hidden_size=HIDDEN, num_layers=16)
     vectors = SteeringVectorSet([SteeringVector(15, random_vector(1), 20.0)], about)
     catalog = Catalog(Offered("smollm2-135m", HIDDEN, 16), {"refusal": vectors})
-    listener = Address(port=0).listen()
-    with living(model) as scheduler:
-        app = make_app(Service(scheduler, model.chat, catalog, model.context), Access())
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join(10)
+    with (
+        living(model) as scheduler,
+        listening(Service(scheduler, model.chat, catalog, model.context)) as found,
+    ):
+        yield found
 
 
 def blocks(language: str) -> list[str]:

@@ -1,9 +1,12 @@
 """The price of steering on prompts it should leave alone, against plain passes and float64."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from mlx_steer.conditions import Condition, Gate
+from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.divergence import Divergence, Reference, divergences
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
@@ -20,16 +23,20 @@ REFERENCES = [
 
 def by_hand(model: Model, one: Reference, condition: Condition, answer: int | None = None) -> float:
     """The mean KL divergence of uncached passes over the whole sequence, in float64."""
+    base, steered = (logs(model, one, acts, answer) for acts in ((), condition.interventions))
+    return float((np.exp(base) * (base - steered)).sum(axis=-1).mean())
+
+
+def logs(
+    model: Model, one: Reference, acts: tuple[Intervention, ...], answer: int | None = None
+) -> Any:
+    """Log-probabilities at every compared position, by one pass over the whole sequence."""
     ids, split = [*one.ids, *one.tokens], len(one.ids) - 1
     count = len(one.tokens) + one.ended
-    logs = []
-    for acts in ((), condition.interventions):
-        logits = np.array(plain_logits(model, ids, acts, split, answer))[split : split + count]
-        exact = logits.astype(np.float64)
-        exact -= exact.max(axis=-1, keepdims=True)
-        logs.append(exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True)))
-    base, steered = logs
-    return float((np.exp(base) * (base - steered)).sum(axis=-1).mean())
+    logits = np.array(plain_logits(model, ids, acts, split, answer))[split : split + count]
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=-1, keepdims=True)
+    return exact - np.log(np.exp(exact).sum(axis=-1, keepdims=True))
 
 
 def measured(model: Model, conditions: list[Condition]) -> dict[str, Divergence]:
@@ -62,6 +69,27 @@ def test_a_shut_gate_costs_nothing_and_an_open_one_all() -> None:
     for one in measured(model, conditions).values():
         assert one.nats["shut"] == 0.0 and one.nats["open"] == one.nats["plain"] > 0.0
         assert one.opened == {"shut": False, "open": True}
+
+
+def test_a_system_prompt_is_read_before_bases_response_and_others_may_be_left_out() -> None:
+    model, acts = tiny_model(), effects()["layer 3"]
+    one, under = REFERENCES[1], random_ids(4, 33)
+    conditions = [
+        Condition("prompt", "in other words"),
+        Condition("both", "in other words", acts),
+        Condition("plain", None, acts),
+        Condition("left out", None, acts),
+    ]
+    ids = {"prompt": under, "both": under, "plain": one.ids}
+    (found,) = divergences(model, [replace(one, under=ids)], conditions)
+    assert set(found.nats) == set(ids)
+    before = replace(one, ids=under)
+    base = logs(model, one, ())
+    for condition in conditions[:3]:
+        read = one if condition.name == "plain" else before
+        steered = logs(model, read, condition.interventions)
+        wanted = float((np.exp(base) * (base - steered)).sum(axis=-1).mean())
+        assert found.nats[condition.name] == pytest.approx(wanted, rel=2e-3), condition.name
 
 
 def test_thinking_and_answer_are_each_steered_where_they_are() -> None:

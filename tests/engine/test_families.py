@@ -20,7 +20,7 @@ from mlx_steer.engine.steered import steered
 from mlx_steer.extraction.pairs import extract
 from mlx_steer.model.load import Model, decoder_layers, load_model
 from tests.helpers.tiny import LAYERS, random_ids, random_vector
-from tests.oracle.cases import BEHAVIOR, FAMILIES, PROMPTS, ROWS, Family, condition
+from tests.oracle.cases import BEHAVIOR, EVERY, PROMPTS, ROWS, Family, condition
 
 IDS = random_ids(1, 30)
 VECTORS = {layer: random_vector(layer) for layer in range(LAYERS)}
@@ -76,10 +76,10 @@ USES: tuple[Callable[[Model], None], ...] = (
 )
 
 
-@pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
+@pytest.fixture(scope="module", params=EVERY, ids=lambda family: family.name)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Model:
     family: Family = request.param
-    return load_model(str(family.folder(tmp_path_factory.mktemp("model"))))
+    return load_model(str(family.folders(tmp_path_factory.mktemp("model"))[0]))
 
 
 def state(model: Model) -> tuple[object, ...]:

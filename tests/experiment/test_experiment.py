@@ -124,7 +124,7 @@ def test_only_the_manifest_and_the_log_hold_times_and_only_the_config_the_batch_
         if path.is_file() and path.read_bytes() != (tmp_path / "run" / path.name).read_bytes()
     }
     # Rows and scores stand in the order they were finished.
-    assert different - {"rows.jsonl", "scores.jsonl", ".lock"} <= {
+    assert different - {"rows.jsonl", "scores.jsonl", "prices.jsonl", ".lock"} <= {
         "manifest.json",
         "run.log",
         "config.yaml",
@@ -151,7 +151,8 @@ def test_every_row_is_there_once(finished: Path) -> None:
     named = {key for condition in run.conditions for key in condition.rows.values()}
     assert sorted(keys) == sorted(named)
     scores = [json.loads(line) for line in (finished / "scores.jsonl").read_text().splitlines()]
-    assert sorted(score["key"] for score in scores) == sorted(named)
+    assert len(scores) == len({score["key"] for score in scores}) == len(run.scores) > 0
+    assert run.scores.keys() <= named
 
 
 # --- rows are what they are said to be -----------------------------------------------------------
@@ -206,7 +207,7 @@ def test_every_row_and_its_perplexity_are_those_of_plain_passes(gated: Path, mod
         run.config.statistics.seed,
     )
     controls = {c.name: c.interventions for c in made}
-    opened = set()
+    opened, scored = set(), set()
     for condition in run.conditions:
         for prompt_id, key in condition.rows.items():
             ids = tuple(plain.chat.prompt_ids(run.prompts[prompt_id].prompt, condition.system_text))
@@ -226,9 +227,12 @@ def test_every_row_and_its_perplexity_are_those_of_plain_passes(gated: Path, mod
             steps = logits[len(ids) - 1 : -1]
             chances = np.exp(steps) / np.exp(steps).sum(axis=-1, keepdims=True)
             loss = -np.log(chances[range(len(tokens)), tokens]).mean()
-            found = run.scores[key].perplexity
-            assert found == pytest.approx(np.exp(loss), rel=2e-3), condition.name
+            if key in run.scores:
+                found = run.scores[key].perplexity
+                assert found == pytest.approx(np.exp(loss), rel=2e-3), condition.name
+                scored.add(condition.kind)
     assert opened == {True, False}
+    assert scored >= {"base", "prompt", "steering", "gated", "prompt+steering", "prompt+gated"}
 
 
 def test_a_score_at_the_threshold_gives_the_steered_row(
@@ -308,7 +312,7 @@ def test_an_error_in_a_later_stage_keeps_the_rows(
         raise RuntimeError("out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlx_steer.experiment.rows.perplexities", fail)
+        patch.setattr("mlx_steer.experiment.scoring.perplexities", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
             carry_out(_config(model, behavior), folder)
     assert sorted(_keys(folder)) == sorted(_keys(finished))
@@ -453,7 +457,7 @@ def test_a_changed_setting_reruns_what_it_changes_and_nothing_stale_is_used(
     else:
         assert 0.4 < share <= 1
     assert _metrics(folder) == _metrics(tmp_path / "anew")
-    stale = {"rows.jsonl", "scores.jsonl"}
+    stale = {"rows.jsonl", "scores.jsonl", "prices.jsonl"}
     again, anew = left_behind(folder), left_behind(tmp_path / "anew")
     for name in anew.keys() - stale:
         assert again[name] == anew[name], name

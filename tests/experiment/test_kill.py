@@ -128,21 +128,16 @@ def test_a_run_that_fails_again_and_again_ends_with_the_same_bytes(
 ) -> None:
     rng, folder, failures = random.Random(4), tmp_path / "run", 0
     failure: type[BaseException] = Killed if dies else SteerError
-    # A start that finds everything done needs some 90 operations itself.
-    most = 150 if dies else 90
     rows = b""
-    for _ in range(50):
-        with _fated(monkeypatch, _Fate(rng.randint(1, most), dies)):
-            try:
-                setting.carry_out(folder)
-                break
-            except failure:
-                failures += 1
+    # Later each time, as a start repeats little of what is done: each fails further on.
+    for latest in range(20, 161, 20):
+        fate = _Fate(rng.randint(latest - 19, latest), dies)
+        with _fated(monkeypatch, fate), suppress(failure):
+            setting.carry_out(folder)
+        failures += fate.done >= fate.at
         rows = _check_append_only(folder, rows)
-    else:
-        pytest.fail("the run made no progress")
     setting.carry_out(folder)
-    assert failures >= 3
+    assert failures >= 6
     assert left_behind(folder) == setting.undisturbed
     # Plots and half-saved vectors leave no litter either.
     assert {p.name for p in folder.iterdir() if p.name.startswith(".")} == {
@@ -271,7 +266,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbe
     moments: list[Callable[[], bool]] = [
         lambda: command.logged("load begins"),
         lambda: command.logged("extract begins"),
-        *[lambda n=n: command.rows() >= n for n in sorted(rng.sample(range(1, total), 3))],  # type: ignore[misc]
+        *[lambda n=n: command.rows() >= n for n in sorted(rng.sample(range(1, total), 2))],  # type: ignore[misc]
         lambda: (command.folder / "scores.jsonl").exists(),
     ]
     for happened in moments:
@@ -285,7 +280,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbe
     last = command.start()
     assert last.wait(120) == 0, last.communicate()[1]
     last.communicate()
-    assert kills >= 5
+    assert kills >= 4
 
     carry_out(config(setting.model, setting.behavior, **CHANGES), tmp_path / "undisturbed")
     write_report(tmp_path / "undisturbed")

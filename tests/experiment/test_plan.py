@@ -68,9 +68,10 @@ def test_the_plan_counts_the_rows_that_a_run_makes(
     # The sweep may choose a strength that the comparison has not; then it has more conditions.
     choice = json.loads((tmp_path / "run" / "choice.json").read_text())
     surprise = choice["strength"] not in config.compare.strengths
-    for name in made.keys() - {"score", *(() if surprise else ("compare",))}:
+    for name in made.keys() - {"score", "price", *(() if surprise else ("compare",))}:
         assert planned[name].rows == made[name], name
-    assert planned["compare"].rows >= made["compare"]
+    for name in ("compare", "score", "price"):
+        assert planned[name].rows >= made[name] > 0, name
     assert planned.keys() - {"extract"} == made.keys()
     rows = [json.loads(x) for x in (tmp_path / "run" / "rows.jsonl").read_text().splitlines()]
     sweep = [row for row in rows if row["split"] == "select"]
@@ -114,7 +115,8 @@ def test_conditions_are_counted_by_the_functions_that_make_them(folder: Path) ->
     # One random direction, negated, shuffled.
     assert (found["controls"].conditions, found["controls"].prompts) == (3, 6)
     assert (found["extract"].prompts, found["extract"].rows) == (4, 8)
-    assert found["score"].rows == sum(found[n].rows for n in ("sweep", "compare", "controls"))
+    # Base, the prompt, the chosen strength, and both, on 6 prompts; all but both on 3 others.
+    assert (found["score"].rows, found["price"].rows) == (4 * 6, 3 * 3)
 
 
 def test_gated_rows_cost_nothing_where_the_steered_row_is_made_anyway(folder: Path) -> None:
@@ -140,18 +142,24 @@ def test_vectors_of_a_folder_are_taken_as_they_are(folder: Path, tmp_path: Path)
     small_run.carry_out(small(folder), tmp_path / "run")
     config = small(folder, extract={"vectors": str(tmp_path / "run" / "vectors")})
     found = [s.name for s in plan_experiment(config).stages]
-    assert found == ["sweep", "compare", "controls", "score"]
+    assert found == ["sweep", "compare", "controls", "score", "price"]
     with pytest.raises(ConfigError, match="layer 5 is to be steered but has no vector"):
         plan_experiment(small(folder, sweep={"layers": [5]}))
 
 
 def test_power_is_that_of_the_statistics_at_the_number_of_test_prompts(folder: Path) -> None:
     found = plan_experiment(small(folder, compare={"borderline": False}))
-    assert found.comparisons == 5
+    assert found.comparisons == 1
     assert [(p.set, p.prompts) for p in found.power[::4]] == [("target", 3), ("other", 3)]
     assert all(p.rise is None and p.fall is None for p in found.power)  # 3 prompts show nothing
     shipped = parse_config(
-        {"name": "x", "model": {"name": str(folder / "model")}, "extract": {"layers": [1]}}, "x"
+        {
+            "name": "x",
+            "model": {"name": str(folder / "model")},
+            "extract": {"layers": [1]},
+            "gate": {},
+        },
+        "x",
     )
     line = plan_experiment(shipped).power[1]
     n = len(load_behavior("refusal").select("target", "test"))
@@ -369,7 +377,7 @@ def test_plan_prints_tables_or_json(run: Run, folder: Path, tmp_path: Path) -> N
     path.write_text(small(folder).to_yaml())
     table = run("plan", path)
     assert table.code == 0
-    for word in ("sweep", "comparisons", "KV cache", "yes, chosen", "At most about"):
+    for word in ("sweep", "primary tests", "KV cache", "yes, chosen", "At most about"):
         assert word in table.out
     asked = run("plan", path, "--json", "--batch-size", "3")
     told = json.loads(asked.out)
@@ -380,6 +388,7 @@ def test_plan_prints_tables_or_json(run: Run, folder: Path, tmp_path: Path) -> N
         "compare",
         "controls",
         "score",
+        "price",
     ]
     assert run("plan", tmp_path / "none.yaml").code == 2
     assert run("plan", path, "--batch-size", "0").code == 2

@@ -13,13 +13,14 @@ import pytest
 from mlx_steer.behaviors import load_behavior
 from mlx_steer.conditions import Condition, Gate
 from mlx_steer.errors import ConfigError
+from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.stand_ins import stand_in
 from mlx_steer.model.shape import layer_of
 from mlx_steer.run.records import Choice, GatedChoice
-from mlx_steer.vectors import SteeringVector, SteeringVectorSet
+from mlx_steer.vectors import SteeringVector, SteeringVectorSet, relative_dose
 from tests.helpers.small_run import behavior_folder, config
-from tests.vectors.test_vectors import metadata
+from tests.helpers.vector_sets import metadata
 
 DETAILED, CALIBRATED = (
     "Decline when the request is harmful, and answer all others.",
@@ -50,6 +51,18 @@ class Fixed:
     def kept(self, screened: Stage, keep: int) -> tuple[str, ...]:
         self.asked.append((screened.name, keep))
         return self._kept
+
+    def harmless(self, read: Stage) -> set[str]:
+        """What adds at most 0.2 times the hidden state, or costs as much."""
+        self.asked.append((read.name, len(read.conditions) - 1, len(read.items)))
+        return {c.name for c in read.conditions if c.interventions and self._dose(c) <= 0.2}
+
+    def _dose(self, condition: Condition) -> float:
+        acts = condition.interventions
+        return relative_dose([self.vectors[i.layer] for i in acts], acts[0].strength) or 0.0
+
+    def found(self, gated: bool, searches: Sequence[DoseSearch]) -> None:
+        self.asked.append([(s.place, round(s.within, 3), round(s.beyond, 3)) for s in searches])
 
     def ahead(self, decoded: Stage) -> set[str]:
         """The first half of each kind."""
@@ -131,6 +144,30 @@ def test_a_race_decodes_the_better_half_on_twice_the_prompts_round_by_round(
     assert [c.name for c in second.conditions] == ["base", prompts[0], *kept[:2]]
     assert [c.name for c in last.conditions] == ["base", prompts[0], kept[0]]
     assert results.asked == [("screen", 4), ("race 1", 4), ("race 2", 8)]
+
+
+def test_doses_are_read_up_a_ladder_or_by_halving_and_cells_stand_below_the_largest_harmless_one(
+    folder: Path,
+) -> None:
+    results = Fixed()
+    asked = program(folder, results, sweep={"strengths": "auto"}, gate={}, prompts_per_set=2)
+    *read, last = asked.search()
+    assert [(s.name, s.decoded, s.priced) for s in read] == [
+        *((f"doses {number}", False, False) for number in (1, 2, 3, 4)),
+        ("base", True, False),
+        *((f"gated doses {number}", False, True) for number in (1, 2, 3, 4, 5)),
+    ]
+    assert {i.set for i in read[0].items} == {"target", "other"}
+    assert {i.set for s in read[4:] for i in s.items} == {"target"}
+    # Two layers: five rungs each, then one dose each at a time.
+    assert [len(s.conditions) - 1 for s in read] == [10, 2, 2, 2, 0, 2, 2, 2, 2, 2]
+    plain, gated = (a for a in results.asked if isinstance(a, list))
+    for found in (plain, gated):
+        assert [place for place, _, _ in found] == [2, 4]
+        assert all(0.18 < within <= 0.2 < beyond < 0.22 for _, within, beyond in found)
+    doses = [results._dose(c) for c in last.conditions if c.interventions]
+    assert len(doses) == 2 * 2 * 3
+    assert doses[:3] == pytest.approx([0.6 * plain[0][1], 0.8 * plain[0][1], plain[0][1]], rel=0.01)
 
 
 def test_the_comparison_has_the_prompt_the_vector_and_both_and_then_the_same_gated(

@@ -1,6 +1,7 @@
 """A race on a tiny model: what is decoded, what goes on, and what an interruption leaves."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlx_steer.report import write_report
 from mlx_steer.vectors import load_vectors, relative_dose
 from tests.experiment.test_screened_sweep import OPENINGS
 from tests.helpers.behaviors import behavior_folder
-from tests.helpers.small_run import carry_out, config
+from tests.helpers.small_run import Told, carry_out, config
 from tests.helpers.tiny import tiny_folder
 
 LAYERS, STRENGTHS = [1, 3, 4], [0.5, 1.0]
@@ -44,6 +45,13 @@ def race(shared: Path, **changes: Any) -> Any:
     return config(shared / "model", shared / "behavior", **{**values, **changes})
 
 
+@pytest.fixture(scope="module")
+def finished(shared: Path) -> tuple[Path, Told]:
+    """An undisturbed race, and what it told of itself."""
+    told = carry_out(race(shared), shared / "run", compare=False)
+    return shared / "run", told
+
+
 def conditions(folder: Path) -> dict[str, dict[str, Any]]:
     found = json.loads((folder / "conditions.json").read_text())["conditions"]
     return {c["name"]: c for c in found}
@@ -54,10 +62,9 @@ def lines(folder: Path, name: str) -> list[str]:
 
 
 def test_cells_drop_out_round_by_round_and_the_choice_has_all_prompts(
-    shared: Path, tmp_path: Path
+    finished: tuple[Path, Told],
 ) -> None:
-    folder = tmp_path / "run"
-    told = carry_out(race(shared), folder, compare=False)
+    folder, told = finished
     assert [name for name, _, _ in told.stages][:4] == ["screen", *ROUNDS]
     found = conditions(folder)
     reached = {
@@ -75,16 +82,17 @@ def test_cells_drop_out_round_by_round_and_the_choice_has_all_prompts(
     assert len(found[f"gated layer {choice['gated']['layer']}, strength 1"]["rows"]) == 16
 
 
-def test_an_interrupted_race_goes_on_to_the_same_run(shared: Path, tmp_path: Path) -> None:
-    whole, folder = tmp_path / "whole", tmp_path / "run"
-    carry_out(race(shared), whole)
-    carry_out(race(shared), folder)
+def test_an_interrupted_race_goes_on_to_the_same_run(
+    shared: Path, finished: tuple[Path, Told], tmp_path: Path
+) -> None:
+    whole, folder = finished[0], tmp_path / "run"
+    shutil.copytree(whole, folder)
     rows = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
     for kept in (rows[: len(rows) // 3], rows[::3]):
         # As a kill leaves it; also with rows of late rounds while early ones are missing.
         (folder / "rows.jsonl").write_text("".join(kept))
         (folder / "choice.json").unlink()
-        carry_out(race(shared), folder)
+        carry_out(race(shared), folder, compare=False)
         assert lines(folder, "rows.jsonl") == lines(whole, "rows.jsonl")
         assert lines(folder, "conditions.json") == lines(whole, "conditions.json")
         assert lines(folder, "choice.json") == lines(whole, "choice.json")
@@ -124,8 +132,10 @@ def test_a_band_is_a_cell_from_the_screening_to_the_report(shared: Path, tmp_pat
     assert read_metrics(folder).select.choice.layer == band
 
 
-def test_the_plan_counts_no_fewer_rows_than_the_race_makes(shared: Path, tmp_path: Path) -> None:
-    told = carry_out(race(shared), tmp_path / "run")
+def test_the_plan_counts_no_fewer_rows_than_the_race_makes(
+    shared: Path, finished: tuple[Path, Told]
+) -> None:
+    _, told = finished
     made = {name: total - done for name, total, done in told.stages}
     planned = {stage.name: stage.rows for stage in plan_experiment(race(shared)).stages}
     assert set(ROUNDS) <= set(planned)

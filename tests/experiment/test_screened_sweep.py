@@ -12,7 +12,7 @@ from mlx_steer.engine.screening import opening_tokens
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ConfigError, DataError
 from mlx_steer.experiment.condition_sets import cell_name
-from mlx_steer.experiment.results import lean, screening_rank
+from mlx_steer.experiment.leans import lean, screening_rank
 from mlx_steer.model.load import load_model
 from mlx_steer.run.screened import Lean
 from mlx_steer.vectors import load_vectors

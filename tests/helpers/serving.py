@@ -10,15 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import uvicorn
+
 from mlx_steer.conditions import Condition, Gate, Intervention
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.model.load import Model
+from mlx_steer.serve.app import make_app
 from mlx_steer.serve.catalog import Catalog, Offered
 from mlx_steer.serve.completions import Service
+from mlx_steer.serve.guard import Access
 from mlx_steer.serve.limits import Limits
 from mlx_steer.serve.live import Ask, Begun, Ended, Token
 from mlx_steer.serve.problems import Problem
 from mlx_steer.serve.scheduler import Scheduler
+from mlx_steer.serve.server import Address
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
 from tests.helpers.tiny import HIDDEN, LAYERS, random_ids, random_vector
 from tests.helpers.vector_sets import metadata
@@ -128,6 +133,21 @@ def service(scheduler: Scheduler, model: Model, **more: SteeringVectorSet) -> Se
     offered = Offered(model.info.id, model.hidden_size, model.num_layers)
     catalog = Catalog(offered, {"brevity": tiny_vectors(), **more})
     return Service(scheduler, model.chat, catalog, model.context)
+
+
+@contextmanager
+def listening(service: Service) -> Iterator[str]:
+    """What is served behind uvicorn and a port of this machine; yields the address."""
+    listener = Address(port=0).listen()
+    config = uvicorn.Config(make_app(service, Access()), log_config=None, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, args=([listener],))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
 
 
 def problem_of(heard: Heard) -> Problem:

@@ -126,8 +126,7 @@ class Synthetic:
         for prompt_set, letters in verdicts.items():
             items = [p for p in self.prompts if (p["set"], p["split"]) == (prompt_set, split)]
             for item, letter in zip(items, letters, strict=True):
-                key = row_key(name, item["id"])
-                record["rows"][item["id"]] = key
+                key = record["rows"][item["id"]] = row_key(name, item["id"])
                 if letter == "-":
                     continue
                 self.rows.append(

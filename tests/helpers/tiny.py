@@ -52,7 +52,7 @@ _TEXTS = [
     "You are a helpful assistant. Answer briefly. Decline when the request is harmful.",
 ]
 
-_BASE: dict[str, Any] = {
+BASE: dict[str, Any] = {
     "hidden_size": HIDDEN,
     "num_hidden_layers": LAYERS,
     "intermediate_size": 128,
@@ -68,7 +68,7 @@ _BASE: dict[str, Any] = {
     "eos_token_id": [2, 3],
     "hidden_act": "silu",
 }
-_GEMMA: dict[str, Any] = {
+GEMMA: dict[str, Any] = {
     "head_dim": 16,
     "query_pre_attn_scalar": 16,
     "tie_word_embeddings": True,
@@ -78,13 +78,27 @@ _GEMMA: dict[str, Any] = {
 }
 _MIXED: dict[str, Any] = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.0}
 
+YARN: dict[str, Any] = {
+    "type": "yarn",
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    # Short, so that queries past it are rescaled within the tests' sequences.
+    "original_max_position_embeddings": 32,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"], "attention_bias": False, "mlp_bias": False},
     "mistral": {"architectures": ["MistralForCausalLM"], "sliding_window": None, "head_dim": 16},
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "head_dim": 32},
     "gemma2": {
-        **_GEMMA,
+        **GEMMA,
         "architectures": ["Gemma2ForCausalLM"],
         "attn_logit_softcapping": 50.0,
         "final_logit_softcapping": 30.0,
@@ -92,7 +106,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": CONTEXT,
     },
     "gemma3_text": {
-        **_GEMMA,
+        **GEMMA,
         "architectures": ["Gemma3ForCausalLM"],
         "sliding_window": WINDOW,
         "sliding_window_pattern": 3,
@@ -110,19 +124,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "architectures": ["Ministral3ForCausalLM"],
         "head_dim": 16,
         "sliding_window": None,
-        "rope_parameters": {
-            "type": "yarn",
-            "rope_type": "yarn",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
-            # Short, so that queries past it are rescaled within the tests' sequences.
-            "original_max_position_embeddings": 32,
-            "beta_fast": 32.0,
-            "beta_slow": 1.0,
-            "mscale": 1.0,
-            "mscale_all_dim": 1.0,
-            "llama_4_scaling_beta": 0.1,
-        },
+        "rope_parameters": YARN,
     },
     "qwen3_moe": {
         **_MIXED,
@@ -150,7 +152,7 @@ _GAINS = {
 
 def tiny_config(family: str, **changes: Any) -> dict[str, Any]:
     """The config.json of a family's tiny model, with some values changed."""
-    config = {"model_type": family, **_BASE, **FAMILIES[family], **changes}
+    config = {"model_type": family, **BASE, **FAMILIES[family], **changes}
     if "rope_parameters" in config:
         del config["rope_theta"]
     return config

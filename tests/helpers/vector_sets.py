@@ -16,7 +16,7 @@ from mlx_steer.vectors import (
 )
 from mlx_steer.vectors.exchange.foreign import KnownModel
 
-SIZE, NUM_LAYERS = 8, 6
+SIZE, NUM_LAYERS = 8, 32
 
 MODEL = ModelInfo(
     id="tiny/llama", revision=None, model_type="llama", quantization=None, fingerprint="f00d"
@@ -25,7 +25,7 @@ KNOWN = KnownModel(MODEL, SIZE, NUM_LAYERS)
 
 
 def metadata(**changes: Any) -> VectorMetadata:
-    """All that metadata says, some of it changed; by default of a model of 6 layers of 8."""
+    """All that metadata says, some of it changed; by default of a model of 32 layers of 8."""
     values: dict[str, Any] = {
         "behavior": "refusal",
         "method": "mean_difference",
@@ -40,14 +40,19 @@ def metadata(**changes: Any) -> VectorMetadata:
     return VectorMetadata(**(values | changes))
 
 
+def vector(layer: int = 12, values: int = 0, hidden_norm: float = 10.0) -> SteeringVector:
+    """One random vector of 8 numbers."""
+    array = np.random.default_rng(values).standard_normal(SIZE)
+    return SteeringVector(layer, array, hidden_norm)
+
+
 def vector_set(
-    layers: Iterable[int] = (1, 3, 5), *, seed: int = 0, **changes: Any
+    layers: Iterable[int] = (1, 3, 5), values: int = 0, **changes: Any
 ) -> SteeringVectorSet:
     """Random vectors, and metadata with some values changed."""
     about = metadata(**changes)
-    rng = np.random.default_rng(seed)
     vectors = [
-        SteeringVector(i, rng.standard_normal(about.hidden_size).astype(np.float32), 10.0 + i)
+        SteeringVector(i, np.random.default_rng([values, i]).normal(size=about.hidden_size), 10 + i)
         for i in layers
     ]
     return SteeringVectorSet(vectors, about)

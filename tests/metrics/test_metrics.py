@@ -382,7 +382,7 @@ def test_the_headline_and_the_rest_are_holm_corrected_apart_and_without_controls
     target = {name: d.target for name, d in compared.items() if d}
     assert len(target) == 4
     primary = {name for name, d in target.items() if d.family == "primary"}
-    assert primary == {"prompt calibrated", "layer 8, strength 1.0"}
+    assert primary == {"layer 8, strength 1.0"}, "the prompt is no claim of steering"
     for family in (primary, target.keys() - primary):
         own = [target[name] for name in sorted(family)]
         assert [d.p_holm for d in own] == pytest.approx(holm([d.p for d in own]))

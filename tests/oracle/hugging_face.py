@@ -57,7 +57,9 @@ class HuggingFace:
         assert not any(info.values()), info
         self.model.eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.blocks = self.model.get_decoder().layers
+        decoder = self.model.get_decoder()
+        # Llama 4's decoder is the model itself.
+        self.blocks = decoder.layers if hasattr(decoder, "layers") else decoder.model.layers
 
     @property
     def kind(self) -> str:
@@ -122,12 +124,21 @@ class HuggingFace:
         return done
 
 
+def first_row(hidden: torch.Tensor) -> NDArray[np.float32]:
+    """The first row's hidden states, (tokens, hidden_size).
+
+    Gemma 3n carries four streams before the rows, of which the first is the active one.
+    """
+    rows = hidden[0] if hidden.ndim == 4 else hidden
+    return rows[0].float().numpy()
+
+
 def _hook(into: list[NDArray[np.float32]], vector: Array | None) -> Any:
     def hook(block: torch.nn.Module, args: object, out: Any) -> Any:
         hidden = out[0] if isinstance(out, tuple) else out
         if vector is not None:
             hidden = hidden + torch.tensor(np.asarray(vector, np.float64)).to(hidden.dtype)
-        into.append(hidden[0].float().numpy().copy())
+        into.append(first_row(hidden).copy())
         return (hidden, *out[1:]) if isinstance(out, tuple) else hidden
 
     return hook

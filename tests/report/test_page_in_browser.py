@@ -1,7 +1,6 @@
 """report.html in a real browser: what a person clicks, types and exports."""
 
 import json
-import shutil
 import time
 
 import pytest
@@ -9,45 +8,10 @@ import pytest
 from mlx_steer.report import plots, write_report
 from tests.helpers.synthetic_run import CHOICE, Synthetic, row_key, small_run
 
-selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-CHROMEDRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and CHROMEDRIVER), reason="chromium and chromedriver are not installed"
-)
-
 NASTY = (
     "I cannot help. </script><script>window.bad = 1</script>"
     "<img src=x onerror='window.bad=1'>\x1b[31m"
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    from selenium import webdriver
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1400,1000",
-        f"--user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
-    yield driver
-    driver.quit()
 
 
 class Page:

@@ -51,7 +51,7 @@ def test_a_report_has_its_files_and_needs_no_mlx(folder):
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
     plots = {p.stem: p.read_bytes() for p in (folder / "plots").iterdir()}
-    names = {"norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls"}
+    names = {"answer", "norm_by_layer", "sweep_heatmap", "dose_response", "tradeoff", "controls"}
     assert plots.keys() == names
     assert all(data.startswith(PNG) for data in plots.values())
     assert not [p for p in folder.rglob("*.part")]
@@ -133,7 +133,9 @@ def test_the_first_lines_say_what_was_found_in_the_behaviors_words(folder):
         "ahead of 2 of 3 random directions of the same norm on harmful refused (by 0 to +50 points)"
         in first
     )
-    assert 3 <= first.count("\n- ") <= 6
+    findings = section(first, "Key findings")
+    assert 3 <= findings.count("\n- ") <= 5
+    assert all(finding.count(". ") <= 1 for finding in findings.split("\n- "))
 
 
 @without_plots
@@ -174,8 +176,8 @@ def test_whether_steering_beats_the_prompt_follows_from_the_paired_test(tmp_path
 @without_plots
 def test_the_first_lines_warn_if_no_cell_met_the_limits(tmp_path):
     run = small_run(tmp_path / "run").write({**CHOICE, "met_limits": False})
-    lines = report_text(run).splitlines()
-    assert lines[2].startswith("> **Warning.** No cell of the sweep met the limits")
+    first = head(report_text(run)).partition("## Key findings")[0]
+    assert "\n> **Warning.** No cell of the sweep met the limits" in first
 
 
 @without_plots
@@ -279,7 +281,7 @@ def test_a_response_cannot_break_the_markdown(nasty):
     assert "# not a heading" not in outside
     assert not re.search(r"(?<!\\)<[a-z/!]", outside), "no raw HTML outside of the fences"
     rows = [line for line in outside.splitlines() if line.startswith("| base")]
-    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) == 8 for row in rows)
+    assert rows and all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in rows)
 
 
 @without_plots
@@ -300,7 +302,7 @@ def test_the_page_loads_nothing_from_elsewhere(folder):
     page = re.sub(r'<script type="application/json".*?</script>', "", html, flags=re.S)
     assert not re.search(r"(?:src|href)\s*=\s*[\"'](?!data:|#)", page)
     assert not re.search(r"https?://|url\(|@import|fetch\(|XMLHttpRequest|innerHTML", page)
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 6
 
 
 @pytest.mark.parametrize(

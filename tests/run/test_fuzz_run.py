@@ -24,7 +24,7 @@ from tests.helpers import behaviors, fuzz, small_run
 from tests.helpers.tiny import tiny_folder
 
 FILES = ["manifest.json", "behavior.json", "conditions.json", "choice.json", "gate.json"]
-FILES += ["separation.json", "prompts.jsonl", "rows.jsonl", "scores.jsonl"]
+FILES += ["separation.json", "prompts.jsonl", "rows.jsonl", "scores.jsonl", "prices.jsonl"]
 
 
 @pytest.fixture(scope="module")

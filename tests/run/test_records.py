@@ -29,7 +29,7 @@ from mlx_steer.words import GateJoin
 from tests.helpers.behaviors import behavior_folder
 from tests.helpers.small_run import carry_out, config
 from tests.helpers.tiny import random_vector, tiny_folder
-from tests.vectors.test_vectors import metadata
+from tests.helpers.vector_sets import metadata
 
 VECTORS = SteeringVectorSet([SteeringVector(2, random_vector(0, size=8), 10.0)], metadata())
 GATES = (Gate(1, random_vector(1, size=8), 0.5, "a"), Gate(2, random_vector(2, size=8), 0.1, "b"))

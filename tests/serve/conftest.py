@@ -1,16 +1,12 @@
 """A tiny model behind the routes, and behind a real port."""
 
-import threading
-
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from mlx_steer.serve.app import make_app
 from mlx_steer.serve.guard import Access
 from mlx_steer.serve.protocol import Steer
-from mlx_steer.serve.server import Address
-from tests.helpers.serving import living, service
+from tests.helpers.serving import listening, living, service
 from tests.helpers.tiny import tiny_model
 
 
@@ -41,14 +37,8 @@ def client(offered):
 @pytest.fixture(scope="session")
 def address(offered):
     """The same service behind uvicorn and a port of this machine."""
-    listener = Address(port=0).listen()
-    config = uvicorn.Config(make_app(offered, Access()), log_config=None, lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, args=([listener],))
-    thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
+    with listening(offered) as found:
+        yield found
 
 
 def body(text="What is the capital of France?", **more):

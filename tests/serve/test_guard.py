@@ -118,7 +118,7 @@ FIELDS = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(FIELDS, VALUES, min_size=1, max_size=4))
 def test_fields_of_any_kind_are_answered_or_refused_and_never_break_the_server(client, change):
     text = json.dumps({**body(), "max_tokens": 2, **change})

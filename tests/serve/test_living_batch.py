@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from mlx_steer.conditions import Condition, Intervention
+from mlx_steer.conditions import Condition, Intervention, digest
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job
 from mlx_steer.serve import deck
@@ -14,9 +14,16 @@ from mlx_steer.serve.problems import Problem
 from tests.helpers.serving import PLAIN, ask, hear, hear_all, living, problem_of, varied
 from tests.helpers.tiny import random_ids, random_vector, tiny_model
 
+_ALONE = {}
+
 
 def alone(model, asked):
-    return complete(model, [Job("", asked.ids, asked.condition)], asked.sampling)[0]
+    """What an ask gives alone; many tests ask the same."""
+    key = (model.config["model_type"], asked.ids, digest(asked.condition.key()), asked.sampling)
+    if key not in _ALONE:
+        job = Job("", asked.ids, asked.condition)
+        (_ALONE[key],) = complete(model, [job], asked.sampling)
+    return _ALONE[key]
 
 
 def test_32_streams_under_their_own_vectors_and_gates_give_what_each_gives_alone(model):
@@ -83,7 +90,7 @@ def test_long_prompts_are_read_in_pieces_with_the_same_result(model, piece):
 
 def test_the_next_turn_reads_only_what_the_same_plans_had_not_read(model):
     with living(model) as scheduler:
-        for asked in varied(16):
+        for asked in varied(10):
             first = hear_all(scheduler, [asked])[0]
             ids = (*asked.ids, *first.ids, *random_ids(77, 20))
             following = ask(ids, asked.condition, 8)

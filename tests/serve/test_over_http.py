@@ -14,7 +14,6 @@ import openai
 import pytest
 
 from mlx_steer.serve import app
-from tests.helpers.command import runner
 from tests.helpers.serving import tiny_vectors
 from tests.helpers.tiny import tiny_folder
 from tests.serve.conftest import body
@@ -144,11 +143,6 @@ def test_garbage_on_the_wire_ends_its_own_connection_only(address):
         assert response.status == 200
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    return runner(monkeypatch, capsys)
-
-
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     home = tmp_path_factory.mktemp("serve")
@@ -168,8 +162,10 @@ def command(*arguments, **more):
 def test_the_command_serves_until_ctrl_c(folders):
     model, vectors = folders
     preset = "low=calm,layer:3,strength:0.4"
+    file = vectors.parent / "high.yaml"
+    file.write_text("vectors: {calm: vectors}\nsteering: [{vector: calm, layer: 1, strength: 2}]")
     with command("--model", model, "--vectors", f"calm={vectors}", "--preset", preset,
-                 "--port", 0) as process:  # fmt: skip
+                 "--preset", file, "--port", 0) as process:  # fmt: skip
         line = process.stdout.readline()
         url = line.split(" is served at ")[1].split()[0]
         asked = Request(
@@ -181,6 +177,11 @@ def test_the_command_serves_until_ctrl_c(folders):
             assert json.load(response)["steering"]["preset"] == "low"
         with urlopen(url) as response:
             assert b"playground" in response.read()
+        with urlopen(f"{url}/v1/models") as response:
+            assert [m["id"].rpartition("+")[2] for m in json.load(response)["data"][1:]] == [
+                "low",
+                "high",
+            ]
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 0
         said = process.stderr.read()

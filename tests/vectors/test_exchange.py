@@ -210,7 +210,7 @@ def test_a_row_of_a_persona_vector_is_the_layer_below_and_row_0_the_embedding(
 def test_persona_vectors_of_a_deeper_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "evil_response_avg_diff.pt"
     torch.save(torch.from_numpy(rows(NUM_LAYERS + 2)), path)
-    with pytest.raises(VectorError, match="layer 6, but the model has layers 0 to 5"):
+    with pytest.raises(VectorError, match="layer 32, but the model has layers 0 to 31"):
         vectors_of(read(path), path, KNOWN)
 
 
@@ -315,9 +315,9 @@ def test_vectors_that_are_not_as_wide_as_the_model_are_refused(tmp_path: Path) -
 
 
 def test_the_last_layer_of_repeng_is_flagged(tmp_path: Path) -> None:
-    path = control_vector(tmp_path / "x.gguf", directions(4, 5), count="uint32")
+    path = control_vector(tmp_path / "x.gguf", directions(30, 31), count="uint32")
     source = vectors_of(read(path), path, KNOWN).metadata.source
-    assert source is not None and "layer 5 is the model's last" in source.notes[0]
+    assert source is not None and "layer 31 is the model's last" in source.notes[0]
 
 
 def test_a_gate_is_left_behind_and_a_scaled_set_says_so(tmp_path: Path) -> None:

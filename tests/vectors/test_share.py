@@ -350,8 +350,8 @@ def test_the_card_gives_the_measured_effect_with_intervals(
         "| layer 8, strength 1.0 | 3 of 4: 75 % [30, 95] | 1 of 4: 25 % [5, 70] "
         "| 0 of 12: 0 % [0, 24] | 1.000 |"
     ) in card
-    assert "changes the rate on harmful prompts by +50 points" in card
-    assert "beat 2 of 3 random directions" in card
+    assert "| harmful refused | 25 % → 75 %, +50 points (" in card
+    assert "beats 2 of 3 random directions" in card
     assert "No cell of the sweep met the limits" not in card
     assert "The figures are of one run" in card
     assert "random 0" not in card
@@ -360,7 +360,8 @@ def test_the_card_gives_the_measured_effect_with_intervals(
 def test_the_card_opens_with_the_answer(vectors: SteeringVectorSet, tmp_path: Path) -> None:
     card = model_card(vectors, NAME, measured_effect(vectors, measured(tmp_path / "run")))
     assert card.split("\n\n")[2].startswith(
-        "**At layer 8, strength 1, refused on harmful prompts went from 25 % to 75 % (n = 4)"
+        "**Steering does harm. At layer 8, strength 1.0 (relative dose 0.32), harmful refused goes "
+        "from 25 % to 75 % (n = 4, p = "
     )
 
 
@@ -374,7 +375,7 @@ def test_evidence_travels_with_the_vectors(
     assert evidence == measured_effect(vectors, tmp_path / "run")
     # And on from there, without the run; and is gone once the vectors are others.
     push_vectors(tmp_path / "pulled", "ann/again")
-    assert "went from 25 % to 75 %" in hub.repos["ann/again"].files["README.md"].decode()
+    assert "goes from 25 % to 75 %" in hub.repos["ann/again"].files["README.md"].decode()
     (pulled * 2.0).save(tmp_path / "pulled")
     assert evidence_in(tmp_path / "pulled", pulled) is None
     push_vectors(tmp_path / "pulled", "ann/again")

@@ -62,7 +62,7 @@ def test_a_run_becomes_the_evidence_of_its_vectors_and_stays_it(tmp_path: Path) 
     (run / "metrics.json").write_text(metrics_text(compute_metrics(load_run(run))))
     subprocess.run([sys.executable, "-c", code, run, tmp_path / "a"], cwd=ROOT, check=True)
     card = json.loads((tmp_path / "a" / "card.json").read_text())
-    assert "went from 25 % to 75 %" in card["answer"]
+    assert "goes from 25 % to 75 %" in card["answer"]
     assert card["answer"] in (tmp_path / "a" / "README.md").read_text()
     assert not (tmp_path / "b" / "card.json").exists()
 

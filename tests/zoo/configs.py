@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.helpers.tiny import YARN
+
 Config = dict[str, Any]
 
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
@@ -85,18 +87,6 @@ def text(model_type: str, **changes: Any) -> Config:
 
 
 ROPES = {kind: {"rope_type": "default", "rope_theta": 1e4} for kind in (FULL, SLIDING)}
-YARN: Config = {
-    "type": "yarn",
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "original_max_position_embeddings": 32,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-    "mscale_all_dim": 1.0,
-    "llama_4_scaling_beta": 0.1,
-}
 DELTA: Config = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,

@@ -1,0 +1,61 @@
+"""What doses cost before their rows are decoded: KL(base || steered) over base's own responses.
+
+Read once and kept in the run directory, for as long as what it was read from is the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+from mlx_steer.conditions import digest
+from mlx_steer.engine.divergence import Reference, divergences
+from mlx_steer.engine.jobs import Sampling
+from mlx_steer.experiment.condition_sets import BASE
+from mlx_steer.experiment.program import Stage
+from mlx_steer.experiment.rows import prompt_ids, row_key
+from mlx_steer.experiment.work import Work
+from mlx_steer.model.load import Model
+from mlx_steer.run.records import Record, Row
+
+
+class Priced(Record):
+    """Nats a token of every condition of a stage, and what they were read from."""
+
+    made_from: str
+    nats: dict[str, float]
+
+
+def dose_prices(stage: Stage, work: Work, model: Model) -> dict[str, float]:
+    """The price of each steered condition of a stage, in nats a token, by its name.
+
+    Args:
+        stage: Base first; base's rows on its prompts are made.
+        work: The experiment.
+        model: The model.
+    """
+    generation = work.config.generation
+    sampling = Sampling(generation.max_tokens, generation.temperature, generation.seed)
+    ids = {item.id: prompt_ids(model, item, None) for item in stage.items}
+    keys = {n: row_key(model, own, BASE, sampling) for n, own in ids.items()}
+    _, *steered = stage.conditions
+    made_from = digest({"rows": keys, "conditions": {c.name: c.key() for c in steered}})
+    file = f".{stage.name.replace(' ', '_')}.json"
+    held = work.run.read_record(file, Priced)
+    if held is not None and held.made_from == made_from:
+        return held.nats
+    rows = {row.key: row for row in work.run.read("rows.jsonl", Row)}
+    references = [
+        Reference(name, own, row.tokens, row.finish_reason == "stop")
+        for name, own in ids.items()
+        if (row := rows[keys[name]]).tokens
+    ]
+    work.progress.stage(stage.name, len(references) * len(stage.conditions), 0)
+    found: dict[str, list[float]] = {c.name: [] for c in steered}
+    for one in divergences(model, references, steered):
+        for name, nats in one.nats.items():
+            found[name].append(nats)
+        work.progress.advance(units=len(stage.conditions))
+    means = {name: math.fsum(each) / max(1, len(each)) for name, each in found.items()}
+    rounded = {name: float(f"{mean:.6g}") for name, mean in means.items()}
+    work.run.write_record(file, Priced(made_from=made_from, nats=rounded))
+    return rounded

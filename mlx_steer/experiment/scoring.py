@@ -1,0 +1,83 @@
+"""What finished rows are scored by: perplexity where a table quotes it, and the price of steering.
+
+Rows are known by their content and scores by rows: what an earlier start has scored stays, and what
+is scored together follows from the stage alone, so that an interrupted run gives the same digits.
+"""
+
+from __future__ import annotations
+
+from mlx_steer.conditions import Condition
+from mlx_steer.engine.divergence import Divergence, Reference, divergences
+from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.experiment.program import Stage
+from mlx_steer.experiment.rows import Rows
+from mlx_steer.experiment.work import Work
+from mlx_steer.model.load import Model
+from mlx_steer.run.records import PriceLine, Row, Score
+
+
+def score(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
+    """Perplexity of a stage's rows under the unsteered model, each given its own prompt."""
+    wanted = {rows.key(c.name, item.id) for c in stage.conditions for item in stage.items}
+    held = {s.key for s in work.run.read("scores.jsonl", Score) if s.says("perplexity")}
+    heads = rows.heads()
+    answers = [
+        Answer(row.key, ids, row.tokens, heads.get(ids, 0))
+        for row in work.run.read("rows.jsonl", Row)
+        if row.key in wanted and (ids := rows.ids(row.key))
+    ]
+    # A prompt's responses are scored together or not at all: their digits depend on it.
+    todo = {a.ids for a in answers if a.key not in held}
+    work.progress.stage(stage.name, len(answers), sum(a.ids not in todo for a in answers))
+    for scored in perplexities(model, [a for a in answers if a.ids in todo]):
+        fresh = [Score(key=k, perplexity=p) for k, p in scored if k not in held]
+        work.run.append("scores.jsonl", fresh)
+        work.progress.advance(units=len(scored))
+
+
+def price(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
+    """How far a stage's conditions are from its first, base, on base's own responses.
+
+    Where a gate is shut, a row is base's: it costs nothing, and no line is written.
+    """
+    base, *others = stage.conditions
+    made = {row.key: row for row in work.run.read("rows.jsonl", Row)}
+    held = {(line.base, line.row) for line in work.run.read("prices.jsonl", PriceLine)}
+    # By prompt: base's key, which stands for base against itself, and that of each condition.
+    keys: dict[str, dict[str, str]] = {}
+    references = []
+    for item in stage.items:
+        own = rows.key(base.name, item.id)
+        # Conditions that come to the same on a prompt share a row, and are read once.
+        first = {rows.key(c.name, item.id): c.name for c in reversed(others)}
+        found = {name: key for key, name in first.items() if key != own}
+        row = made[own]
+        if row.tokens:
+            keys[item.id] = {base.name: own, **found}
+            under = {name: rows.ids(key) for name, key in found.items()}
+            ended = row.finish_reason == "stop"
+            references.append(Reference(item.id, rows.ids(own), row.tokens, ended, under))
+
+    def known(prompt_id: str) -> bool:
+        of = keys[prompt_id]
+        return all((of[base.name], key) in held for key in of.values())
+
+    if not references:  # a behavior without other prompts, or a model without a word
+        return
+    done = {prompt_id for prompt_id in keys if known(prompt_id)}
+    each = len(stage.conditions)
+    work.progress.stage(stage.name, each * len(keys), each * len(done))
+    # Gates are decided: as rows, a prompt's prices are those of what acts on it.
+    acting = [Condition(c.name, c.system_prompt, c.interventions) for c in others]
+    for one in divergences(model, references, acting, done):
+        lines = _lines(one, keys[one.prompt_id], base.name)
+        work.run.append("prices.jsonl", [x for x in lines if (x.base, x.row) not in held])
+        work.progress.advance(units=each)
+
+
+def _lines(found: Divergence, keys: dict[str, str], base: str) -> list[PriceLine]:
+    """A prompt's lines, base against itself first."""
+    return [
+        PriceLine(base=keys[base], row=keys[name], nats=value, tokens=found.tokens)
+        for name, value in {base: found.floor, **found.nats}.items()
+    ]
