@@ -163,7 +163,9 @@ def _findings(metrics: Metrics, answer: Answer, words: Words) -> Iterator[str]:
             f"{_standing(answer.prompt.difference)}."
         )
     if answer.fixed and answer.fixed.difference:
-        told = "does as well as" if answer.fixed.difference.finding != "higher" else "is behind"
+        told = {"higher": "is behind", "lower": "is ahead of"}.get(
+            answer.fixed.difference.finding, "does as well as"
+        )
         yield (
             f"A fixed text behind the same gate {told} gated steering "
             f"({_rates(answer.fixed, words)}; steering is {_standing(answer.fixed.difference)}). "
