@@ -122,7 +122,7 @@ FURTHER = (
     Family("qwen3.5", "qwen3_5", "Qwen3_5ForCausalLM", state_error=_RECURRENT),
     Family("qwen3-next", "qwen3_next", "Qwen3NextForCausalLM", state_error=_RECURRENT),
     Family("gemma 3n", "gemma3n", "Gemma3nForCausalLM"),
-    Family("gemma 4", "gemma4_text", "Gemma4ForCausalLM"),
+    Family("gemma 4", "gemma4_text", "Gemma4ForCausalLM", state_error=1e-4),  # 3.2e-5
     Family("llama 4", "llama4", "Llama4ForCausalLM"),
     Family("gpt-oss", "gpt_oss", "GptOssForCausalLM"),
     Family("smollm3", "smollm3", "SmolLM3ForCausalLM"),

@@ -112,6 +112,7 @@ def write(model_type: str, path: Path) -> tuple[Path, Path]:
     if "rope_parameters" in values:
         del values["rope_theta"]
     text_type, own, inside = _INSIDE.get(model_type, (model_type, "", ""))
+    torch.manual_seed(0)  # decays start at random; some draws sum ten times the rounding
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(text_type, **values))
     _draw(model)
     ours, theirs = path / "ours", path / "theirs"
