@@ -19,11 +19,18 @@ from pydantic import (
 from mlx_steer.bands import LayerOrBand
 from mlx_steer.errors import ConfigError
 from mlx_steer.files import check_text, problems, read_yaml, shown
-from mlx_steer.search_config import STRENGTHS, Count, Section, Strength, Strengths, Text
+from mlx_steer.search_config import (
+    STRENGTHS,
+    Count,
+    Section,
+    Strength,
+    Strengths,
+    Text,
+    distinct_list,
+)
 from mlx_steer.search_config import Limits as Limits
 from mlx_steer.search_config import RaceConfig as RaceConfig
 from mlx_steer.search_config import SweepConfig as SweepConfig
-from mlx_steer.search_config import distinct_list as _distinct_list
 from mlx_steer.sentences import TwoSentences
 from mlx_steer.words import (
     DtypeChoice,
@@ -107,7 +114,7 @@ class ExtractConfig(Section):
     @field_validator("layers", mode="before")
     @classmethod
     def _distinct(cls, value: Any) -> Any:
-        return _distinct_list(value, "layers")
+        return distinct_list(value, "layers")
 
 
 class ControlsConfig(Section):
@@ -143,7 +150,7 @@ class GateConfig(Section):
     @field_validator("layers", "methods", "strengths", mode="before")
     @classmethod
     def _distinct(cls, value: Any, info: ValidationInfo) -> Any:
-        return _distinct_list(value, str(info.field_name))
+        return distinct_list(value, str(info.field_name))
 
 
 class CompareConfig(Section):
@@ -170,7 +177,7 @@ class CompareConfig(Section):
     @field_validator("strengths", mode="before")
     @classmethod
     def _distinct(cls, value: Any) -> Any:
-        return _distinct_list(value, "strengths")
+        return distinct_list(value, "strengths")
 
 
 class GenerationConfig(Section):

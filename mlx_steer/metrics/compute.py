@@ -30,9 +30,8 @@ from mlx_steer.metrics.halves import (
     Sweep,
     SweptCondition,
 )
-from mlx_steer.metrics.measure import ScoredRun, measure, price, price_floor
+from mlx_steer.metrics.measure import ScoredRun, agreement, measure, price, price_floor
 from mlx_steer.metrics.metrics_file import (
-    Agreement,
     JudgeAgreement,
     LayerNumbers,
     Metrics,
@@ -46,7 +45,6 @@ from mlx_steer.metrics.sentence_numbers import sentence_numbers
 from mlx_steer.metrics.verdicts import Scored, judged
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import BehaviorRecord, Choice, ConditionRecord, GatedChoice
-from mlx_steer.stats import cohens_kappa
 from mlx_steer.words import Verdict
 
 
@@ -226,15 +224,4 @@ def _agreement(rows: Sequence[Scored]) -> JudgeAgreement:
     """The judge against a person and against a judge model, on the rows those have read."""
     person = [(s.judgement.verdict, s.human) for s in rows if s.human is not None]
     model = [(s.judgement.verdict, s.judge_model) for s in rows if s.judge_model is not None]
-    return JudgeAgreement(human=_agreed(person), model=_agreed(model))
-
-
-def _agreed(pairs: Sequence[tuple[str, str]]) -> Agreement | None:
-    if not pairs:
-        return None
-    ours, theirs = zip(*pairs, strict=True)
-    return Agreement(
-        n=len(pairs),
-        agreed=sum(a == b for a, b in pairs),
-        kappa=cohens_kappa(ours, theirs),
-    )
+    return JudgeAgreement(human=agreement(person), model=agreement(model))

@@ -10,11 +10,12 @@ from mlx_steer.behaviors import PromptItem
 from mlx_steer.config import PRICED_PROMPTS, SCORED_PROMPTS
 from mlx_steer.metrics.choose import Cell, cell_of
 from mlx_steer.metrics.halves import ConditionNumbers, MeanPrice, Price
+from mlx_steer.metrics.metrics_file import Agreement
 from mlx_steer.metrics.numbers import MEASURES, Coherence, Measured, Perplexity, Share
 from mlx_steer.metrics.verdicts import Scored, rows_of
 from mlx_steer.run.reader import RunData
 from mlx_steer.run.records import CONTROL_KINDS, ConditionRecord
-from mlx_steer.stats import mean_interval, wilson
+from mlx_steer.stats import cohens_kappa, mean_interval, wilson
 from mlx_steer.words import Split
 
 ScoredRows = Sequence[tuple[PromptItem, Scored]]
@@ -103,6 +104,18 @@ def share(flags: Iterable[bool]) -> Share:
     """The share of flags that are set."""
     values = list(flags)
     return Share.of(wilson(sum(values), len(values)))
+
+
+def agreement(pairs: Sequence[tuple[str, str]]) -> Agreement | None:
+    """How far two judges agree on the rows that both have read; None without any."""
+    if not pairs:
+        return None
+    ours, theirs = zip(*pairs, strict=True)
+    return Agreement(
+        n=len(pairs),
+        agreed=sum(a == b for a, b in pairs),
+        kappa=cohens_kappa(ours, theirs),
+    )
 
 
 def median_perplexity(rows: Iterable[Scored]) -> Perplexity:

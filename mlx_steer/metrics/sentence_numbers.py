@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 
 from mlx_steer.judge.facts import is_right
-from mlx_steer.metrics.measure import ScoredRun, share
-from mlx_steer.metrics.metrics_file import Agreement, FactsKnown, SentenceNumbers
+from mlx_steer.metrics.measure import ScoredRun, agreement, share
+from mlx_steer.metrics.metrics_file import FactsKnown, SentenceNumbers
 from mlx_steer.metrics.numbers import Share
-from mlx_steer.metrics.verdicts import Scored
 from mlx_steer.run.records import ConditionRecord
 from mlx_steer.run.sentences import SentencesRecord
-from mlx_steer.stats import cohens_kappa
 
 
 def sentence_numbers(data: ScoredRun, main: Sequence[str]) -> SentenceNumbers | None:
@@ -34,7 +32,9 @@ def sentence_numbers(data: ScoredRun, main: Sequence[str]) -> SentenceNumbers | 
         dropped=said.dropped,
         base_above_half_way=_above_half_way(data, said),
         masked={name: _masked(data, conditions[name], said) for name in main if name in conditions},
-        rules=_rules(list(data.scored.values())),
+        rules=agreement(
+            [(s.judgement.verdict, s.rules) for s in data.scored.values() if s.rules is not None]
+        ),
         facts=tuple(known for c in data.ordered if (known := _facts(data, c)).right.n),
     )
 
@@ -59,18 +59,6 @@ def _masked(data: ScoredRun, condition: ConditionRecord, said: SentencesRecord) 
     return share(
         s.judgement.verdict != "incoherent" and s.masked is not None and s.masked > limit
         for _, s in data.rows(condition, "test")
-    )
-
-
-def _rules(rows: Sequence[Scored]) -> Agreement | None:
-    pairs = [(s.judgement.verdict, s.rules) for s in rows if s.rules is not None]
-    if not pairs:
-        return None
-    ours, theirs = zip(*pairs, strict=True)
-    return Agreement(
-        n=len(pairs),
-        agreed=sum(a == b for a, b in pairs),
-        kappa=cohens_kappa(ours, theirs),
     )
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from mlx_steer.metrics.answer import Answer
 from mlx_steer.metrics.metrics_file import Metrics
 from mlx_steer.metrics.numbers import Measure, Measured, Share
-from mlx_steer.report.drawing import COLOURS, MARKERS, new_figure, percent_axis, tidy, whiskers
+from mlx_steer.report.drawing import COLOURS, bars, new_figure, percent_axis, tidy
 
 _RATES: tuple[tuple[float, Measure, str], ...] = (
     (-0.14, "target", "should rise"),
@@ -24,23 +24,14 @@ def draw(metrics: Metrics) -> Figure | None:
     figure = new_figure(7.2, 1.1 + 0.5 * len(lines))
     axes = figure.subplots()
     for offset, measure, wish in _RATES:
-        known = [(i, r.of(measure)) for i, (_, _, r) in enumerate(lines) if r.of(measure).n]
-        if not known:
-            continue
-        axes.errorbar(
-            [share.percent for _, share in known],
-            [i + offset for i, _ in known],
-            xerr=whiskers([share for _, share in known]),
-            fmt=MARKERS[measure],
-            color=COLOURS[measure],
-            elinewidth=1.6,
-            ms=8,
-            label=f"{words.rate(measure)} ({wish})",
-        )
-        for i, share in known:
+        rates = [(i + offset, r.of(measure)) for i, (_, _, r) in enumerate(lines)]
+        bars(axes, measure, rates, f"{words.rate(measure)} ({wish})", 8)
+        for y, share in rates:
+            if not share.n:
+                continue
             beyond = 100 * share.high + 1.5
             axes.text(
-                *((beyond, i + offset) if beyond < 94 else (100 * share.low - 7.5, i + offset)),
+                *((beyond, y) if beyond < 94 else (100 * share.low - 7.5, y)),
                 f"{share.percent:.0f}",
                 color=COLOURS[measure],
                 fontsize=10,

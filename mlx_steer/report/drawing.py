@@ -96,6 +96,25 @@ def band(axes: Axes, measure: str, shares: Sequence[tuple[float, Share]], label:
     )
 
 
+def bars(
+    axes: Axes, measure: str, shares: Sequence[tuple[float, Share]], label: str, size: float
+) -> None:
+    """Rates as points at heights y with their intervals; rates of no rows are left out."""
+    known = [(y, share) for y, share in shares if share.n]
+    if not known:
+        return
+    axes.errorbar(
+        [share.percent for _, share in known],
+        [y for y, _ in known],
+        xerr=whiskers([share for _, share in known]),
+        fmt=MARKERS[measure],
+        color=COLOURS[measure],
+        elinewidth=size / 5,
+        ms=size,
+        label=label,
+    )
+
+
 def whiskers(shares: Sequence[Share]) -> list[list[float]]:
     """How far the intervals reach below and above the rates, in percent."""
     return [

@@ -13,9 +13,8 @@ from mlx_steer.metrics.metrics_file import Metrics
 from mlx_steer.metrics.numbers import MEASURES, Measure
 from mlx_steer.report import answer_plot
 from mlx_steer.report.drawing import (
-    COLOURS,
-    MARKERS,
     band,
+    bars,
     heatmap,
     new_figure,
     percent_axis,
@@ -273,19 +272,8 @@ def _controls(metrics: Metrics) -> Figure | None:
     axes = figure.subplots()
     offsets: tuple[tuple[float, Measure], ...] = ((-0.13, "target"), (0.13, "false_positive"))
     for offset, measure in offsets:
-        known = [(i, c.of(measure)) for i, c in enumerate(shown) if c.of(measure).n]
-        if not known:
-            continue
-        axes.errorbar(
-            [share.percent for _, share in known],
-            [i + offset for i, _ in known],
-            xerr=whiskers([share for _, share in known]),
-            fmt=MARKERS[measure],
-            color=COLOURS[measure],
-            elinewidth=1.2,
-            ms=6,
-            label=words.rate(measure),
-        )
+        rates = [(i + offset, c.of(measure)) for i, c in enumerate(shown)]
+        bars(axes, measure, rates, words.rate(measure), 6)
     real = {c.real for c in records}
     labels = [f"{c.name} (the vector)" if c.name in real else c.name for c in shown]
     axes.set_yticks(range(len(shown)), labels)
