@@ -1,0 +1,102 @@
+"""Ends a rank that waits for another without end.
+
+A rank that has died is noticed by all others at once. One that hangs is not: whatever of MLX waits
+for it waits for ever, and cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from mlx_steer.team import launched_rank
+
+if TYPE_CHECKING:
+    from mlx_steer.experiment.progress import Expected, Progress
+
+DEADLINE = 1800.0
+"""Seconds; longer than anything takes that gives no sign of life, which is to extract vectors."""
+
+
+class Watched:
+    """Passes everything on, and notes when it was.
+
+    Args:
+        told: What everything is passed on to.
+    """
+
+    def __init__(self, told: Progress) -> None:
+        """See the class."""
+        self._told = told
+        self.last = time.monotonic()
+
+    def expect(self, stages: Sequence[Expected], known: bool) -> None:
+        """Pass it on."""
+        self._told.expect(stages, known)
+
+    def interim(self, text: str) -> None:
+        """Pass it on."""
+        self._told.interim(text)
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """Pass it on."""
+        self.last = time.monotonic()
+        self._told.stage(name, total, done)
+
+    def advance(self, units: int = 0, tokens: int = 0) -> None:
+        """Pass it on."""
+        self.last = time.monotonic()
+        self._told.advance(units, tokens)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        self.last = time.monotonic()
+        self._told.note(text)
+
+    def tell(self, text: str) -> None:
+        """Pass it on."""
+        self.last = time.monotonic()
+        self._told.tell(text)
+
+
+@contextmanager
+def watched(told: Progress) -> Iterator[Progress]:
+    """On one of several ranks: end the process when nothing was told for too long.
+
+    The environment variable MLX_STEER_DEADLINE gives other seconds than `DEADLINE`.
+    """
+    rank = launched_rank()
+    if rank is None:
+        yield told
+        return
+    deadline = _deadline()
+    signs, over = Watched(told), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(min(1.0, deadline / 4)):
+            if time.monotonic() - signs.last > deadline:
+                text = (
+                    f"\nmlx-steer: rank {rank}: for {deadline:g} s no step has come to its end, so "
+                    "another rank hangs; finished rows are kept, run the same command again "
+                    "(MLX_STEER_DEADLINE=SECONDS waits longer)\n"
+                )
+                os.write(2, text.encode())
+                os._exit(2)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield signs
+    finally:
+        over.set()
+
+
+def _deadline() -> float:
+    try:
+        seconds = float(os.environ.get("MLX_STEER_DEADLINE", DEADLINE))
+    except ValueError:
+        return DEADLINE
+    return seconds if seconds > 0 else DEADLINE
