@@ -6,6 +6,7 @@ end. Bytes travel as arrays on the CPU: ranks need not share a disk.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -28,6 +29,9 @@ _BACK_ENDS = ("[ring]", "[jaccl]", "[mpi]", "[nccl]")
 _RANK = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
+RANK_LOST = "another rank has ended; finished rows are kept, run the same command again"
+
+
 @dataclass(frozen=True, eq=False)
 class Team:
     """Some ranks, and which of them this process is.
@@ -43,30 +47,39 @@ class Team:
     group: mx.distributed.Group | None = None
 
     def told(self, value: bytes = b"") -> bytes:
-        """Rank 0's value, on every rank."""
+        """Rank 0's value, on every rank.
+
+        Raises:
+            TeamError: If another rank has ended.
+        """
         if self.size == 1:
             return value
         import numpy as np
 
-        own = value if self.rank == 0 else b""
+        own = _sealed(value) if self.rank == 0 else b""
         (length,) = self.summed(np.array([len(own)], np.int64)).tolist()
         # All but rank 0 add zeros.
-        data = np.frombuffer(own, np.uint8) if own else np.zeros(length, np.uint8)
-        return self.summed(data).tobytes() if length else b""
+        data = np.frombuffer(own, np.uint8) if own else np.zeros(_sane(length), np.uint8)
+        return _opened(self.summed(data).tobytes())
 
     def gathered(self, value: bytes) -> list[bytes]:
-        """Every rank's value, by rank, on every rank."""
+        """Every rank's value, by rank, on every rank.
+
+        Raises:
+            TeamError: If another rank has ended.
+        """
         if self.size == 1:
             return [value]
         import numpy as np
 
+        own = _sealed(value)
         lengths = np.zeros(self.size, np.int64)
-        lengths[self.rank] = len(value)
+        lengths[self.rank] = len(own)
         lengths = self.summed(lengths)
-        rows = np.zeros((self.size, max(1, lengths.max())), np.uint8)
-        rows[self.rank, : len(value)] = np.frombuffer(value, np.uint8)
+        rows = np.zeros((self.size, _sane(lengths.max())), np.uint8)
+        rows[self.rank, : len(own)] = np.frombuffer(own, np.uint8)
         held = self.summed(rows)
-        return [row[:length].tobytes() for row, length in zip(held, lengths, strict=True)]
+        return [_opened(row[:length].tobytes()) for row, length in zip(held, lengths, strict=True)]
 
     def agree(self, facts: Mapping[str, object]) -> None:
         """Make sure that ranks are of one mind, or name the rank that is not.
@@ -99,6 +112,28 @@ class Team:
 
         found = mx.distributed.all_sum(mx.array(value), group=self.group, stream=mx.cpu)
         return np.array(found)
+
+
+# Once a rank is gone, sums come back without an error and hold anything: what travels is sealed.
+_SEAL = 8
+_LARGEST = 2**40
+
+
+def _sealed(value: bytes) -> bytes:
+    return value + hashlib.sha256(value).digest()[:_SEAL]
+
+
+def _opened(value: bytes) -> bytes:
+    inner = value[:-_SEAL]
+    if _sealed(inner) != value:
+        raise TeamError(RANK_LOST)
+    return inner
+
+
+def _sane(length: int) -> int:
+    if not _SEAL <= length < _LARGEST:
+        raise TeamError(RANK_LOST)
+    return int(length)
 
 
 def launched_rank() -> int | None:

@@ -6,6 +6,7 @@ Commands import what they need when they run, so that `mlx-steer --help` stays i
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 
@@ -57,12 +58,15 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a known error is one sentence and exit code 2."""
+    from mlx_steer.cli.watchdog import end_with_the_others
     from mlx_steer.errors import SteerError
-    from mlx_steer.team import is_rank_lost, launched_rank
+    from mlx_steer.team import RANK_LOST, is_rank_lost, launched_rank
 
     if rank := launched_rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 speaks for all
     who = f"mlx-steer: rank {rank}:" if rank else "mlx-steer:"
+    if rank is not None:
+        end_with_the_others(who)
     try:
         cli.main(prog_name="mlx-steer", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -83,10 +87,8 @@ def main() -> None:
         from mlx_steer.engine.memory import is_memory_full
 
         if is_rank_lost(error):
-            click.echo(
-                f"{who} another rank has ended; finished rows are kept, run the same command again",
-                err=True,
-            )
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # mlx.launch sends it for the same reason
+            click.echo(f"{who} {RANK_LOST}", err=True)
             sys.exit(2)
         if not is_memory_full(error):
             raise

@@ -85,6 +85,7 @@ def extract(layers: Any, out: Path, quiet: bool, **options: Any) -> None:
     vectors = states.vectors(method)
     if written is not None:
         vectors = vectors.with_pairs(written.info, written.file)
+    model.team.agree({"method": method})  # all are there still
     if not launched_rank():  # of several ranks, the first
         vectors.save(out)
     if not quiet:

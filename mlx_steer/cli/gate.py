@@ -82,6 +82,7 @@ def fit(
         system_prompt=prompt,
         name=name,
     )
+    model.team.agree({"gate": name})  # all are there still
     if not launched_rank():  # of several ranks, the first
         found.with_gate(done.gate, done.info).save(vectors)
     table = Table("layer", "method", "held-out AUC")

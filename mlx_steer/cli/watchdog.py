@@ -1,25 +1,59 @@
 """Ends a rank that waits for another without end.
 
-A rank that has died is noticed by all others at once. One that hangs is not: whatever of MLX waits
-for it waits for ever, and cannot be interrupted.
+A rank that has died is noticed by all others at once, and mlx.launch ends them. One that hangs is
+not: whatever of MLX waits for it waits for ever, and cannot be interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlx_steer.team import launched_rank
+from mlx_steer.errors import TeamError
+from mlx_steer.team import RANK_LOST, launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.experiment.progress import Expected, Progress
 
 DEADLINE = 1800.0
 """Seconds; longer than anything takes that gives no sign of life, which is to extract vectors."""
+
+
+# Seconds in which a rank that is told to end writes what it has finished.
+_GRACE = 3.0
+
+
+def end_with_the_others(who: str) -> None:
+    """Let this rank end with a sentence when mlx.launch ends it, because another rank has ended.
+
+    Args:
+        who: This rank, as its messages begin.
+
+    Raises:
+        TeamError: Later, in the main thread.
+    """
+    received, told = os.pipe()
+    os.set_blocking(told, False)
+
+    def wait() -> None:
+        while os.read(received, 1) != bytes([signal.SIGTERM]):
+            pass
+        time.sleep(_GRACE)  # a main thread that waits within MLX never sees the signal
+        os.write(2, f"{who} {RANK_LOST}\n".encode())
+        os._exit(2)
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise TeamError(RANK_LOST)
+
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class Watched:

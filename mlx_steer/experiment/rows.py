@@ -150,8 +150,11 @@ class Rows:
                 finished.append(row_of(one, *jobs[one.key]))
                 done.add(one.key)
                 self._progress.advance(units=1)
-        finally:
-            flush()
+        except BaseException:
+            if self._model.team.size == 1:  # else it may be for a rank that is gone
+                flush()
+            raise
+        flush()
 
     def screen(self, stage: Stage, shown: Sequence[int]) -> dict[str, dict[str, float]]:
         """How strongly each condition leans to the behavior (see screening.py); nothing is decoded.

@@ -39,6 +39,31 @@ def test_a_rank_that_waits_too_long_ends_and_so_do_all(monkeypatch: pytest.Monke
     ]
 
 
+DYING = """
+import os, signal
+from mlx_steer.cli import cli, main
+from mlx_steer.team import team
+
+def work(**_):
+    us = team()
+    us.told()
+    if us.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    us.told()
+
+cli.main = work
+main()
+"""
+
+
+def test_when_a_rank_dies_the_others_say_so_once() -> None:
+    ended = launch("-c", DYING, seconds=60)
+    assert [line for line in ended.err.splitlines() if line.startswith("mlx-steer: ")] == [
+        "mlx-steer: another rank has ended; finished rows are kept, run the same command again"
+    ]
+    assert "Traceback" not in ended.err
+
+
 def test_alone_nothing_is_watched() -> None:
     told = Told()
     with watched(told) as same:

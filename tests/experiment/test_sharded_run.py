@@ -87,4 +87,5 @@ def test_when_the_run_is_taken_every_rank_ends(folder: Path, tmp_path: Path) -> 
     (tmp_path / "other.txt").write_text("mine")
     ended = start(folder, tmp_path)
     assert "holds other things than a run" in ended.err
+    assert "mlx-steer: rank 1: another rank has ended" in ended.err
     assert "Traceback" not in ended.err
