@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mlx_steer.errors import TeamError
 from mlx_steer.team import RANK_LOST, launched_rank
 
 if TYPE_CHECKING:
@@ -24,19 +23,27 @@ DEADLINE = 1800.0
 """Seconds; longer than anything takes that gives no sign of life, which is to extract vectors."""
 
 
+class OtherEnded(BaseException):
+    """Like Ctrl-C: nothing that is under way takes it for an error of its own."""
+
+
 # Seconds in which a rank that is told to end writes what it has finished.
 _GRACE = 3.0
 
 
-def end_with_the_others(who: str) -> None:
-    """Let this rank end with a sentence when mlx.launch ends it, because another rank has ended.
+@contextmanager
+def ends_with_the_others(who: str) -> Iterator[None]:
+    """Have a rank end with a sentence when mlx.launch ends it, because another rank has ended.
 
     Args:
         who: This rank, as its messages begin.
 
     Raises:
-        TeamError: Later, in the main thread.
+        OtherEnded: Then, in the main thread.
     """
+    if launched_rank() is None:
+        yield
+        return
     received, told = os.pipe()
     os.set_blocking(told, False)
 
@@ -48,12 +55,15 @@ def end_with_the_others(who: str) -> None:
         os._exit(2)
 
     def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise TeamError(RANK_LOST)
+        raise OtherEnded
 
     signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it would come on top of what is said now
 
 
 class Watched:
