@@ -142,7 +142,7 @@ class Team:
 
 
 def part_of(units: Sequence[_Unit], number: int, count: int) -> Sequence[_Unit]:
-    """One of so many parts, counted from 0: neighbours; others have as many, or one less or more."""
+    """One of so many parts, counted from 0: neighbours, as many as of others or one more or less."""
     first, end = (len(units) * n // count for n in (number, number + 1))
     return units[first:end]
 
