@@ -142,7 +142,7 @@ class Team:
 
 
 def part_of(units: Sequence[_Unit], number: int, count: int) -> Sequence[_Unit]:
-    """One of so many parts, counted from 0: neighbours, as many as of others or one more or less."""
+    """One of so many parts, counted from 0: neighbours, as many as in others or one more."""
     first, end = (len(units) * n // count for n in (number, number + 1))
     return units[first:end]
 

@@ -89,7 +89,7 @@ class Rows:
         self.missing = len(self._others - held)
         self._progress.stage(stage.name, len(mine), len(mine) - len(todo))
         if self._team.size > 1:  # all ranks hold the same rows: those that are missing are dealt
-            keys = self._team.share(_by_prompt([job.key for job in todo], jobs))
+            keys = self._team.share(_dealt([job.key for job in todo], jobs, self._team.size))
             todo = [jobs[key][0] for key in keys]
         exchange = Exchange(self._work, "rows.jsonl", Row)
         done: set[str] = set()
@@ -105,7 +105,7 @@ class Rows:
         """Deal out the rows of a stage that are of no stage before it."""
         fresh = [key for key in jobs if key not in self._dealt]
         self._dealt.update(fresh)
-        self._others |= {*fresh} - {*self._part.of(_by_prompt(fresh, jobs))}
+        self._others |= {*fresh} - {*self._part.of(_dealt(fresh, jobs, self._part.count))}
 
     def _jobs(
         self, condition: Condition, items: Sequence[PromptItem], sampling: Sampling
@@ -252,9 +252,15 @@ class Rows:
         return self._records[name]
 
 
-def _by_prompt(keys: Sequence[str], jobs: Mapping[str, tuple[Job, PromptItem]]) -> list[str]:
-    """Keys of rows with those of a prompt side by side."""
-    place = {prompt: i for i, prompt in enumerate(dict.fromkeys(jobs[key][1].id for key in keys))}
+def _dealt(
+    keys: Sequence[str], jobs: Mapping[str, tuple[Job, PromptItem]], parts: int
+) -> list[str]:
+    """Keys of rows, those of a prompt side by side, and prompts of either set in every part.
+
+    A set's responses are alike in length, and every condition is in every part.
+    """
+    prompts = dict.fromkeys(jobs[key][1].id for key in keys)
+    place = {prompt: (i % parts, i) for i, prompt in enumerate(prompts)}
     return sorted(keys, key=lambda key: place[jobs[key][1].id])
 
 
