@@ -25,6 +25,7 @@ from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.pace import Pace, expected, machine_rates
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.plan import batch_for, folders_in
 from mlx_steer.experiment.program import Program, Stage, answers
 from mlx_steer.experiment.progress import Progress
@@ -60,6 +61,7 @@ def run_experiment(
     *,
     sweep: bool = True,
     compare: bool = True,
+    part: Part | None = None,
 ) -> Path:
     """Carry out an experiment, or the parts of it that the run does not hold yet.
 
@@ -69,6 +71,7 @@ def run_experiment(
         progress: Told what is going on.
         sweep: Search layers and strengths; without it, the config names the layer.
         compare: Make the fair comparison.
+        part: Make only these of the rows, up to where the others are needed; nothing is scored.
 
     Returns:
         The run's folder.
@@ -85,7 +88,6 @@ def run_experiment(
             locate(config.judge_model.name, config.judge_model.revision)
         fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
     # Not before all is there: a mistake in the config must not spoil a finished run's.
-    run.write("config.yaml", config.to_yaml())
     _write_inputs(run, config, behavior)
     progress.tell(str(fitting))
     run.log(str(fitting))
@@ -93,14 +95,18 @@ def run_experiment(
         diary.note(fitting.note)
     pace = Pace(progress, lambda: interim(run.folder))
     pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
-    work = Work(config, behavior, run, pace, BatchSize(fitting.rows, diary.note))
+    batch = BatchSize(fitting.rows, diary.note, lowered=model.team.size == 1)
+    work = Work(config, behavior, run, pace, batch)
     before = run.read_record("manifest.json", Manifest)
     # Written where they are known; a start that makes little keeps those of an earlier one.
     known = {"rates": before.rates} if before and before.rates else {}
     manifest = diary.begun(model, fitting.rows).model_copy(update=known)
     run.write_record("manifest.json", manifest)
+    if part is not None:
+        progress.tell(_make_part(work, model, diary, part))
+        return run.folder
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
-    if manifest.speed is None:
+    if manifest.speed is None and model.team.size == 1:
         with diary.timed("speed"):
             manifest = manifest.model_copy(update={"speed": _speed(model, work.batch.rows)})
     if config.judge_model is not None:
@@ -115,6 +121,36 @@ def run_experiment(
     rates = machine_rates(fitting, pace.stages) or manifest.rates
     run.write_record("manifest.json", manifest.model_copy(update={"rates": rates} if rates else {}))
     return run.folder
+
+
+def _make_part(work: Work, model: Model, diary: _Diary, part: Part) -> str:
+    """Rows of one part, as far as they can be known yet; what is next, as a sentence."""
+    rows, sentences = Rows(work, model, part), None
+    others = "What comes next depends on the other parts: merge all of them, then start each again."
+    with diary.timed("extract"):
+        if work.behavior.sentences is not None:
+            for stage in answers(work.config, work.behavior):
+                rows.make(stage)
+            if rows.missing:
+                return f"Part {part} of the answers is made. {others}"
+            sentences = SentenceScores(work, model, rows)
+            work = replace(work, behavior=sentences.write())
+        results = RunResults(work, model, sentences)
+        rows.vectors = results.vectors
+    program = Program(work.config, work.behavior, results)
+    with diary.timed(f"part {part}"):
+        for stage in program.search():
+            if not stage.decoded:
+                results.screen(stage, rows)
+                continue
+            rows.make(stage)
+            if stage.decides and rows.missing:
+                return f"Part {part} of {stage.name} is made. {others}"
+            if sentences is not None:
+                sentences.score(stage)
+        for stage in program.compare(results.choose()):
+            rows.make(stage)
+    return f"Part {part} is made. Merge all parts; the run itself then does what is left."
 
 
 def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare: bool) -> None:
@@ -153,7 +189,10 @@ def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare:
 
 
 def _speed(model: Model, rows: int) -> Speed:
-    """Decoding without steering and with, in turn; measured once, beside the metrics."""
+    """Decoding without steering and with, in turn; measured once, beside the metrics.
+
+    By the clock: each rank of a sharded model would take other steps.
+    """
     return Speed.model_validate(decode_speed(model, min(rows, _TIMED_ROWS), _TIMED_SECONDS))
 
 
@@ -166,6 +205,7 @@ def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
         adapter=settings.adapter,
         dequantize=settings.dequantize,
         thinking=settings.thinking,
+        shard=settings.shard,
     )
 
 
@@ -186,6 +226,7 @@ def _recorded_revision(run: RunDirectory, name: str) -> str | None:
 
 
 def _write_inputs(run: RunDirectory, config: ExperimentConfig, behavior: Behavior) -> None:
+    run.write("config.yaml", config.to_yaml())
     before = run.read_record("behavior.json", BehaviorRecord)
     record = BehaviorRecord.model_validate(behavior)
     if before and before.sentences and record.sentences:  # until the judge is known anew

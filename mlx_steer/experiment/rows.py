@@ -13,6 +13,7 @@ from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import gate_scores
@@ -39,13 +40,19 @@ class Rows:
     Args:
         work: The experiment.
         model: The model.
+        part: Which of them are made here; `missing` of the others are not held.
     """
 
     vectors: SteeringVectorSet | None = None
     """Give the mean hidden-state norms that relative doses refer to; of conditions that steer."""
 
-    def __init__(self, work: Work, model: Model) -> None:
+    def __init__(self, work: Work, model: Model, part: Part | None = None) -> None:
         """See the class."""
+        self._part = part or Part()
+        # Rows of the stages so far, which later ones share, and those that other parts make.
+        self._dealt: set[str] = set()
+        self._others: set[str] = set()
+        self.missing = 0
         self._generation = work.config.generation
         self._run = work.run
         self._progress = work.progress
@@ -73,8 +80,11 @@ class Rows:
         found = Conditions(conditions=tuple(self._records.values()))
         self._run.write_record("conditions.json", found)
         held = {row.key for row in self._run.read("rows.jsonl", Row)}
-        todo = [job for key, (job, _) in jobs.items() if key not in held]
-        self._progress.stage(stage.name, len(jobs), len(jobs) - len(todo))
+        self._deal(jobs)
+        mine = {key: job for key, (job, _) in jobs.items() if key not in self._others}
+        todo = [job for key, job in mine.items() if key not in held]
+        self.missing = len(self._others - held)
+        self._progress.stage(stage.name, len(mine), len(mine) - len(todo))
         done: set[str] = set()
 
         def generate(rows: int) -> None:
@@ -82,6 +92,14 @@ class Rows:
             self._generate(left, jobs, done, sampling, rows)
 
         self._batch.retried(generate)
+
+    def _deal(self, jobs: Mapping[str, tuple[Job, PromptItem]]) -> None:
+        """Deal out the rows of a stage that are of no stage before it."""
+        fresh = [key for key in jobs if key not in self._dealt]
+        self._dealt.update(fresh)
+        places = {prompt: i for i, prompt in enumerate({jobs[key][1].id: 0 for key in fresh})}
+        fresh.sort(key=lambda key: places[jobs[key][1].id])
+        self._others |= {*fresh} - {*self._part.of(fresh)}
 
     def _jobs(
         self, condition: Condition, items: Sequence[PromptItem], sampling: Sampling
@@ -132,8 +150,11 @@ class Rows:
                 finished.append(row_of(one, *jobs[one.key]))
                 done.add(one.key)
                 self._progress.advance(units=1)
-        finally:
-            flush()
+        except BaseException:
+            if self._model.team.size == 1:  # else it may be for a rank that is gone
+                flush()
+            raise
+        flush()
 
     def screen(self, stage: Stage, shown: Sequence[int]) -> dict[str, dict[str, float]]:
         """How strongly each condition leans to the behavior (see screening.py); nothing is decoded.
