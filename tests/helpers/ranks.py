@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,17 +57,35 @@ def launched(
         process = subprocess.Popen(
             [*map(str, (*launcher, *rest))],
             cwd=ROOT,
-            stdin=subprocess.PIPE,  # mlx.launch spins on an input that has ended
+            stdin=subprocess.PIPE,
             stdout=out,
             stderr=err,
             start_new_session=True,
         )
+        _calm(process, ranks)
         try:
             yield process, said
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # ranks too, should any be left
             process.wait()
+
+
+def ranks_of(launcher: int) -> list[int]:
+    """The processes of the ranks that a launcher has started, by rank."""
+    files = Path(f"/proc/{launcher}/task").glob("*/children")
+    return sorted({int(number) for file in files for number in file.read_text().split()})
+
+
+def _calm(launcher: subprocess.Popen[bytes], ranks: int) -> None:
+    """mlx.launch asks without a pause whether ranks take input, which takes a core."""
+    while sys.platform == "linux" and len(ranks_of(launcher.pid)) < ranks:
+        if launcher.poll() is not None:
+            return
+        time.sleep(0.01)
+    for thread in Path(f"/proc/{launcher.pid}/task").glob("*"):
+        with suppress(ProcessLookupError):
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
 
 
 def _free_ports(count: int) -> int:
