@@ -10,12 +10,15 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from mlx_steer.errors import TeamError
+
+_Unit = TypeVar("_Unit")
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -32,6 +35,19 @@ _RANK = ("MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 RANK_LOST = "another rank has ended; finished rows are kept, run the same command again"
 
 
+@dataclass
+class Traffic:
+    """What sums over ranks took.
+
+    Attributes:
+        sent: Bytes that this rank has sent, as a ring sends them.
+        seconds: In which it waited for others, or for what they sent.
+    """
+
+    sent: int = 0
+    seconds: float = 0.0
+
+
 @dataclass(frozen=True, eq=False)
 class Team:
     """Some ranks, and which of them this process is.
@@ -40,11 +56,13 @@ class Team:
         rank: This process, counted from 0.
         size: How many there are.
         group: mlx's own; None for a process on its own.
+        traffic: What has come of it so far, a sharded model's own sums left out.
     """
 
     rank: int = 0
     size: int = 1
     group: mx.distributed.Group | None = None
+    traffic: Traffic = field(default_factory=Traffic)
 
     def told(self, value: bytes = b"") -> bytes:
         """Rank 0's value, on every rank.
@@ -81,6 +99,10 @@ class Team:
         held = self.summed(rows)
         return [_opened(row[:length].tobytes()) for row, length in zip(held, lengths, strict=True)]
 
+    def share(self, units: Sequence[_Unit]) -> Sequence[_Unit]:
+        """This rank's part of some units."""
+        return part_of(units, self.rank, self.size)
+
     def agree(self, facts: Mapping[str, object]) -> None:
         """Make sure that ranks are of one mind, or name the rank that is not.
 
@@ -110,8 +132,19 @@ class Team:
         import mlx.core as mx
         import numpy as np
 
-        found = mx.distributed.all_sum(mx.array(value), group=self.group, stream=mx.cpu)
-        return np.array(found)
+        start = time.perf_counter()
+        found = np.array(
+            mx.distributed.all_sum(mx.array(value), group=self.group, stream=mx.cpu), copy=True
+        )
+        self.traffic.seconds += time.perf_counter() - start
+        self.traffic.sent += 2 * (self.size - 1) * value.nbytes // self.size
+        return found
+
+
+def part_of(units: Sequence[_Unit], number: int, count: int) -> Sequence[_Unit]:
+    """One of so many parts, counted from 0: neighbours, as many as in others or one more."""
+    first, end = (len(units) * n // count for n in (number, number + 1))
+    return units[first:end]
 
 
 # Once a rank is gone, sums come back without an error and hold anything: what travels is sealed.

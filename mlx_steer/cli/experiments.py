@@ -289,8 +289,8 @@ def _make_part(
     from mlx_steer.run.directory import RunDirectory
     from mlx_steer.run.merge import is_begun, take_rows
 
-    if config.model.shard is not None and launched_rank() is not None:
-        raise click.UsageError("the ranks of one model make all rows; leave --part out")
+    if launched_rank() is not None:
+        raise click.UsageError("ranks deal out all rows among themselves; leave --part out")
     part = Part(*numbers)
     folder = run.with_name(f"{run.name}.part-{part.number}-of-{part.count}")
     with RunDirectory.open(folder, fresh=fresh) as directory:
@@ -345,7 +345,7 @@ def _execute(
     from mlx_steer.run.directory import RunDirectory
 
     opened = RunDirectory.open(out, fresh=fresh)
-    if config.model.shard is not None:
+    if launched_rank() is not None:
         from mlx_steer.experiment.mirror import run_in_step
         from mlx_steer.team import team
 

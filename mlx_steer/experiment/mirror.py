@@ -1,4 +1,4 @@
-"""The run directory of an experiment whose model is spread over ranks.
+"""The run directory of an experiment that several ranks carry out.
 
 All ranks carry out the same experiment in step. Rank 0 keeps the run; the others begin with a copy
 of it, so that all find the same rows finished, and drop it when they end.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,22 +40,23 @@ def run_in_step(
         RunError: See `RunDirectory.open`.
     """
     team.agree(_read_by_every_rank(config))
+    together = None if config.model.shard is None else _together(team)
     if team.rank == 0:
         with RunDirectory.open(out, fresh=fresh) as run:
-            team.told(_packed(run.folder))
-            run.before_write = _alike(team)
+            team.told(packed(run.folder, _continued_from(run.folder)))
+            run.before_write = together
             yield run
         return
-    with TemporaryDirectory() as folder:
-        with zipfile.ZipFile(io.BytesIO(team.told())) as files:
-            files.extractall(folder)
+    with TemporaryDirectory() as beside:
+        folder = Path(beside) / out.name
+        unpack(team.told(), folder)
         with RunDirectory.open(folder) as run:
-            run.before_write = _alike(team)
+            run.before_write = together
             yield run
 
 
-def _alike(team: Team) -> Callable[[str, bytes], None]:
-    """Lets ranks write only together: what a model gives once a rank is gone is no error."""
+def _together(team: Team) -> Callable[[str, bytes], None]:
+    """Lets ranks of one model write only together: what it gives once one is gone is no error."""
 
     def check(name: str, data: bytes) -> None:
         # Of rows the tokens; times and another chip's last digits stand in everything else.
@@ -78,12 +79,24 @@ def _read_by_every_rank(config: ExperimentConfig) -> dict[str, object]:
     }
 
 
-def _packed(folder: Path) -> bytes:
+def _continued_from(folder: Path) -> list[str]:
     """What a run is continued from; its report is written anew."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as files:
-        for path in sorted(folder.rglob("*")):
-            derived = path.suffix in (".html", ".md", ".png", ".part")
-            if path.is_file() and path.name != ".lock" and not derived:
-                files.write(path, path.relative_to(folder))
-    return packed.getvalue()
+    derived = (".html", ".md", ".part", "plots", ".lock")
+    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(derived))
+
+
+def packed(folder: Path, names: Iterable[str]) -> bytes:
+    """Files and folders of a run, to be sent to other ranks."""
+    into = io.BytesIO()
+    with zipfile.ZipFile(into, "w", zipfile.ZIP_DEFLATED) as files:
+        for name in names:
+            for path in (folder / name, *sorted((folder / name).rglob("*"))):
+                if path.is_file():
+                    files.write(path, path.relative_to(folder))
+    return into.getvalue()
+
+
+def unpack(data: bytes, folder: Path) -> None:
+    """Write what `packed` gave into a rank's copy of the run."""
+    with zipfile.ZipFile(io.BytesIO(data)) as files:
+        files.extractall(folder)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mlx_steer.team import part_of
+
 _Unit = TypeVar("_Unit")
 
 
@@ -32,8 +34,7 @@ class Part:
 
     def of(self, units: Sequence[_Unit]) -> Sequence[_Unit]:
         """This part of some units; the parts have the same number, or one more."""
-        first, end = (len(units) * n // self.count for n in (self.number - 1, self.number))
-        return units[first:end]
+        return part_of(units, self.number - 1, self.count)
 
     def __str__(self) -> str:
         """As in the command that makes it."""

@@ -17,6 +17,7 @@ from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_p
 from mlx_steer.experiment.dose_prices import dose_prices
 from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.leans import Leans, screening_rank, within_limit
+from mlx_steer.experiment.mirror import packed, unpack
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.sentence_scores import SentenceScores
@@ -117,6 +118,9 @@ class RunResults:
                     found.save(folder)
                 return found
         run.write_record(MADE_FROM, MadeFrom(made_from))
+        if self._work.team.rank > 0:
+            unpack(self._work.team.told(), run.folder)
+            return load_vectors(folder)
         states = pair_states(
             self._model,
             self._work.behavior,
@@ -136,6 +140,7 @@ class RunResults:
         made.save(folder)
         # Last: vectors whose key is written are whole, and so is what goes with them.
         run.write_record(MADE_FROM, MadeFrom({**made_from, name: (key, _content(made))}))
+        self._work.team.told(packed(run.folder, [name, MADE_FROM, "separation.json"]))
         return made
 
     def _made_from(self, layers: Sequence[int], shuffle_seed: int | None) -> str:
