@@ -235,7 +235,7 @@ def verdicts(
 
 
 def stated(rubric: Rubric, done: Completion) -> Verdict | None:
-    # Cut off, "REFUSED" may have been about to go on with "TO ANSWER, BUT THEN ...".
+    """What a judge's answer says; cut off, "REFUSED" may have been about to go on otherwise."""
     return rubric.verdict(done.text) if done.finish_reason == "stop" else None
 
 

@@ -12,7 +12,7 @@ import mlx_steer.experiment.execute as experiment
 from mlx_steer.behaviors import Behavior, PromptItem, load_behavior
 from mlx_steer.engine.jobs import Completion
 from mlx_steer.errors import ModelError
-from mlx_steer.experiment.judge_model import Answered, Rubric, stated, judge_id, verdicts
+from mlx_steer.experiment.judge_model import Answered, Rubric, judge_id, stated, verdicts
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
 from tests.helpers.behaviors import behavior_folder
