@@ -90,7 +90,16 @@ CHANGES: dict[str, tuple[_Change, str]] = {
 }
 
 
-@pytest.mark.parametrize(("change", "kept"), CHANGES.values(), ids=CHANGES)
+# Of changes that go the same way through a run, one or two are tried each time.
+SLOW = ["fewer layers", "a seed that greedy rows do not use", "sampling", "the dtype"]
+SLOW += ["the config of the model", "the tokenizer"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [pytest.param(*c, marks=[pytest.mark.slow] * (n in SLOW)) for n, c in CHANGES.items()],
+    ids=CHANGES,
+)
 def test_a_changed_setting_reruns_what_it_changes_and_nothing_stale_is_used(
     tmp_path: Path, model: Path, behavior: Path, finished: Path, change: _Change, kept: str
 ) -> None:
