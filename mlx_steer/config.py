@@ -38,6 +38,7 @@ from mlx_steer.words import (
     GateMethod,
     Method,
     Scope,
+    Shard,
     TokenPosition,
 )
 
@@ -79,6 +80,7 @@ class ModelConfig(Section):
     adapter: Text | None = None
     dequantize: bool = False
     thinking: bool = False
+    shard: Shard | None = None
 
 
 class JudgeModelConfig(ModelConfig):

@@ -33,5 +33,9 @@ class RunError(SteerError):
     """A run directory is missing, damaged, locked or cannot be written."""
 
 
+class TeamError(SteerError):
+    """The ranks of a run cannot reach one another, or are not of one mind."""
+
+
 class MissingExtraError(SteerError):
     """An optional package is not installed; the message names the command that installs it."""

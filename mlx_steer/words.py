@@ -53,6 +53,9 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 DtypeChoice = Literal["auto", Dtype]
 """The dtype a user asks for; `auto` is the weights' own."""
 
+Shard = Literal["tensor"]
+"""How a model is spread over ranks: each holds a part of every block's matrices."""
+
 Strategy = Literal["grid", "race"]
 """How a layer and a strength are searched for."""
 

@@ -11,11 +11,17 @@ import pytest
 from hypothesis import settings
 
 import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
+from mlx_steer.engine import speed
 from tests.helpers.browser import chromium
 from tests.helpers.command import Run, runner
 
 if TYPE_CHECKING:
     from selenium.webdriver.chrome.webdriver import WebDriver
+
+# Runs of tests are neither timed for anyone nor kept: two steps of each kind say how fast they
+# are, and nothing need be forced to disk.
+speed.MOST_STEPS = 2
+os.fsync = lambda handle: None
 
 # A slow machine is no failure.
 settings.register_profile("untimed", deadline=None)

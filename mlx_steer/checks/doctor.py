@@ -1,7 +1,8 @@
 """Does steering work here, on this machine, with this model? What a bug report should hold.
 
 Checks the identities that everything rests on (strength 0 is base, a batch equals its rows alone,
-undoing restores the model) with numbers, and on Metal measures what only Metal can show.
+undoing restores the model) with numbers, and on Metal measures what only Metal can show. Started by
+mlx.launch, it checks that the ranks agree.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mlx_steer.checks.rank_checks import rank_checks
 from mlx_steer.checks.small_models import small_model
 from mlx_steer.checks.steering_checks import Check, machine_checks, model_checks
 from mlx_steer.engine.speed import DecodeSpeed, decode_speed, metal_facts
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import environment, has_metal, working_set
+from mlx_steer.team import team
 
 SPEED_ROWS = (1, 32)
 
@@ -61,7 +64,7 @@ def examine(
         on_check: Called with each check when it is done.
 
     Raises:
-        SteerError: Of loading the model.
+        SteerError: Of loading the model, or because other ranks cannot be reached.
     """
     checks: list[Check] = []
 
@@ -75,7 +78,10 @@ def examine(
     for model in models:
         for check in model_checks(model):
             note(check)
+    for check in rank_checks(team(), models, checks):
+        note(check)
     measured: tuple[DecodeSpeed, ...] = ()
-    if has_metal() if speed is None else speed:
+    # By the clock, which would have each rank of a sharded model take other steps.
+    if (has_metal() if speed is None else speed) and models[-1].team.size == 1:
         measured = tuple(decode_speed(models[-1], rows) for rows in SPEED_ROWS)
     return Diagnosis(environment(), working_set(), metal_facts(), tuple(checks), measured)

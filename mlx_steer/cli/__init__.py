@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `mlx-steer --help` stays i
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -18,6 +19,7 @@ _COMMANDS = {
     "extract": "extract",
     "sweep": "experiments",
     "compare": "experiments",
+    "merge": "experiments",
     "report": "experiments",
     "generate": "talk",
     "chat": "talk",
@@ -55,10 +57,16 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; a known error is one sentence and exit code 2."""
+    from mlx_steer.cli.watchdog import OtherEnded, ends_with_the_others
     from mlx_steer.errors import SteerError
+    from mlx_steer.team import RANK_LOST, is_rank_lost, launched_rank
 
+    if rank := launched_rank():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # rank 0 speaks for all
+    who = f"mlx-steer: rank {rank}:" if rank else "mlx-steer:"
     try:
-        cli.main(prog_name="mlx-steer", standalone_mode=False)
+        with ends_with_the_others(who):
+            cli.main(prog_name="mlx-steer", standalone_mode=False)
     except click.exceptions.Exit as stop:
         sys.exit(stop.exit_code)
     except click.ClickException as error:
@@ -67,7 +75,10 @@ def main() -> None:
     except SteerError as error:
         from mlx_steer.cli.output import safe
 
-        click.echo(f"mlx-steer: {safe(str(error))}", err=True)
+        click.echo(f"{who} {safe(str(error))}", err=True)
+        sys.exit(2)
+    except OtherEnded:
+        click.echo(f"{who} {RANK_LOST}", err=True)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         how = "without --fresh " if "--fresh" in sys.argv else ""
@@ -76,6 +87,9 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:  # after click's Abort, which is a RuntimeError too
         from mlx_steer.engine.memory import is_memory_full
 
+        if is_rank_lost(error):
+            click.echo(f"{who} {RANK_LOST}", err=True)
+            sys.exit(2)
         if not is_memory_full(error):
             raise
         click.echo(

@@ -11,6 +11,7 @@ import click
 from mlx_steer.cli.experiments import batch_option, fresh_option, limit_option
 from mlx_steer.cli.options import LAYERS, model_options, model_settings, quiet_option
 from mlx_steer.cli.progress import progress
+from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.config import ExperimentConfig
@@ -63,6 +64,8 @@ def assess(
     from mlx_steer.experiment.assess import assessment
     from mlx_steer.report.overview import write_overview
 
+    if launched_rank() is not None:
+        raise click.UsageError("assess is for one machine; start `mlx-steer run` on several")
     model = model_settings(said)
     chosen = None if layers in (None, "all") else layers
     # All of them first: a wrong name must not be found out after hours.

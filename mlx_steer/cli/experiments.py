@@ -16,6 +16,7 @@ from mlx_steer.cli.options import (
     NUMBERS,
     FromConfig,
     Numbers,
+    PartOf,
     behavior_option,
     extraction_options,
     extraction_settings,
@@ -27,6 +28,7 @@ from mlx_steer.cli.options import (
     sentences_given,
 )
 from mlx_steer.cli.progress import progress
+from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.bands import LayerOrBand
@@ -80,25 +82,31 @@ judge_option = click.option(
 )
 @sentence_options
 @click.option("--out", "-o", type=click.Path(path_type=Path), help="Default: runs/NAME.")
+@click.option(
+    "--part",
+    type=PartOf(),
+    metavar="K/N",
+    help="Make only the K-th of N parts of the rows, in a directory beside the run's.",
+)
 @judge_option
 @batch_option
 @fresh_option
 @quiet_option
 def run(
-    config: Path | None,
-    out: Path | None,
-    judge_model: str | None,
-    batch_size: int | None,
-    **options: Any,
+    config: Path | None, out: Path | None, part: tuple[int, int] | None, **options: Any
 ) -> None:
     """Carry out the experiment of a CONFIG file, or continue it; ends with a report.
 
     In place of a CONFIG, --model, --positive and --negative make an experiment of two opposed
     sentences: the model writes the pairs and judges, and shipped questions are asked.
+
+    Machines that cannot see one another make parts of it (--part 3/8), each in a directory of its
+    own (RUN.part-3-of-8), beginning with what RUN holds. `mlx-steer merge` puts them together.
     """
     from mlx_steer.config import JudgeModelConfig
 
     fresh, quiet = options.pop("fresh"), options.pop("quiet")
+    judge_model, batch_size = options.pop("judge_model"), options.pop("batch_size")
     experiment = _experiment(config, options)
     if judge_model is not None:
         judge = JudgeModelConfig(name=judge_model)
@@ -106,7 +114,11 @@ def run(
     if batch_size is not None:
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
-    _execute(experiment, out or Path("runs") / experiment.name, fresh, quiet)
+    where = out or Path("runs") / experiment.name
+    if part is None:
+        _execute(experiment, where, fresh, quiet)
+    else:
+        _make_part(experiment, where, part, fresh, quiet)
 
 
 def _experiment(config: Path | None, options: dict[str, Any]) -> ExperimentConfig:
@@ -269,6 +281,56 @@ def _config(out: Path, options: dict[str, Any], layers: Any, **sections: Any) ->
     return parse_config(data, "the command line")
 
 
+def _make_part(
+    config: ExperimentConfig, run: Path, numbers: tuple[int, int], fresh: bool, quiet: bool
+) -> None:
+    from mlx_steer.experiment.execute import run_experiment
+    from mlx_steer.experiment.part import Part
+    from mlx_steer.run.directory import RunDirectory
+    from mlx_steer.run.merge import is_begun, take_rows
+
+    if launched_rank() is not None:
+        raise click.UsageError("ranks deal out all rows among themselves; leave --part out")
+    part = Part(*numbers)
+    folder = run.with_name(f"{run.name}.part-{part.number}-of-{part.count}")
+    with RunDirectory.open(folder, fresh=fresh) as directory:
+        if is_begun(run):
+            take_rows(directory, run)
+        with progress(quiet) as told:
+            run_experiment(config, directory, told, part=part)
+    click.echo(str(folder))
+
+
+@click.command(short_help="Take the rows of a run's parts into it.")
+@click.argument("run_dir", type=click.Path(path_type=Path), metavar="RUN")
+@click.argument(
+    "parts", type=click.Path(path_type=Path), metavar="PART...", nargs=-1, required=True
+)
+def merge(run_dir: Path, parts: tuple[Path, ...]) -> None:
+    """Take into RUN the rows that parts of it hold (`run --part`), or other runs of its experiment.
+
+    A part of another experiment, model or version is refused. RUN is made if there is none.
+    """
+    from mlx_steer.run.directory import RunDirectory
+    from mlx_steer.run.merge import missing_rows, take_rows
+
+    with RunDirectory.open(run_dir) as run:
+        for part in parts:
+            taken = take_rows(run, part)
+            click.echo(f"{part}: {taken.rows} rows new, {taken.held} there before")
+            if taken.unlike:
+                click.echo(
+                    f"note: {taken.unlike} rows there say something else in {part}, where two "
+                    "tokens were all but equal; the first stay",
+                    err=True,
+                )
+        missing = missing_rows(run)
+    left = f"{missing} rows of its stages so far are missing" if missing else "no row is missing"
+    click.echo(
+        f"{run_dir}: {left}; go on with the parts, or with mlx-steer run for all that is left"
+    )
+
+
 def _execute(
     config: ExperimentConfig,
     out: Path,
@@ -282,9 +344,17 @@ def _execute(
     from mlx_steer.report import write_report
     from mlx_steer.run.directory import RunDirectory
 
-    with RunDirectory.open(out, fresh=fresh) as directory:
+    opened = RunDirectory.open(out, fresh=fresh)
+    if launched_rank() is not None:
+        from mlx_steer.experiment.mirror import run_in_step
+        from mlx_steer.team import team
+
+        opened = run_in_step(config, out, team(), fresh=fresh)
+    with opened as directory:
         with progress(quiet) as told:
             run_experiment(config, directory, told, sweep=sweep, compare=compare)
+        if launched_rank():
+            return  # rank 0 keeps the run
         files = write_report(directory.folder)
     if not quiet:
         print_answer(files.first)

@@ -19,6 +19,7 @@ from mlx_steer.cli.options import (
     sentence_options,
     sentences_given,
 )
+from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.behaviors import Behavior
@@ -84,7 +85,9 @@ def extract(layers: Any, out: Path, quiet: bool, **options: Any) -> None:
     vectors = states.vectors(method)
     if written is not None:
         vectors = vectors.with_pairs(written.info, written.file)
-    vectors.save(out)
+    model.team.agree({"method": method})  # all are there still
+    if not launched_rank():  # of several ranks, the first
+        vectors.save(out)
     if not quiet:
         print_vectors(vectors, states.separation(method))
     click.echo(str(out))
@@ -130,5 +133,7 @@ def _again(settings: dict[str, Any], folder: Path, out: Path) -> None:
             "them from their behavior"
         )
     model = load_model(settings.pop("name"), **settings)
-    made_again(model, found).save(out)
+    made = made_again(model, found)
+    if not launched_rank():
+        made.save(out)
     click.echo(str(out))

@@ -8,6 +8,7 @@ import click
 
 from mlx_steer.cli.group import Group
 from mlx_steer.cli.options import LAYERS, FromConfig, behavior_option, model_options, model_settings
+from mlx_steer.team import launched_rank
 from mlx_steer.words import GateMethod
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def fit(
         system_prompt=prompt,
         name=name,
     )
-    found.with_gate(done.gate, done.info).save(vectors)
+    model.team.agree({"gate": name})  # all are there still
+    if not launched_rank():  # of several ranks, the first
+        found.with_gate(done.gate, done.info).save(vectors)
     table = Table("layer", "method", "held-out AUC")
     for one in done.candidates[:8]:
         table.add_row(str(one.layer), one.method, f"{one.auc:.3f}")

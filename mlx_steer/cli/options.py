@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from mlx_steer.words import DtypeChoice, TokenPosition
+from mlx_steer.words import DtypeChoice, Shard, TokenPosition
 
 if TYPE_CHECKING:
     from mlx_steer.sentences import TwoSentences
@@ -24,6 +24,7 @@ _METHODS = {
 
 _MOST_LAYERS = 10_000
 _LARGEST = 1e6
+_MOST_PARTS = 10_000
 
 
 class FromConfig:
@@ -123,6 +124,23 @@ class Factor(click.ParamType[float]):
         return number
 
 
+class PartOf(click.ParamType[tuple[int, int]]):
+    """One of several parts, such as 3/8."""
+
+    name = "part"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Its number, counted from 1, and how many there are."""
+        number, _, count = str(value).partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            self.fail(f"{value!r} is no part; write for example 3/8, from 1/8 to 8/8", param, ctx)
+        if int(count) > _MOST_PARTS:
+            self.fail(f"{value!r} is one of more than {_MOST_PARTS:,} parts", param, ctx)
+        return int(number), int(count)
+
+
 class Text(click.ParamType[str]):
     """Text that a tokenizer can read: the terminal may give bytes that are none."""
 
@@ -177,6 +195,11 @@ def model_options(command: Decorated) -> Decorated:
                 "--dequantize", is_flag=True, help="Expand quantised weights (faster on Linux)."
             ),
             click.option("--thinking", is_flag=True, help="Let the model think first (Qwen3)."),
+            click.option(
+                "--shard",
+                type=click.Choice(get_args(Shard)),
+                help="Spread the weights over the ranks that mlx.launch started.",
+            ),
         ]
     ):
         command = option(command)
@@ -187,7 +210,7 @@ def model_settings(options: dict[str, Any]) -> dict[str, Any]:
     """Take the model's options out of a command's, as the config's `model` section."""
     if options["model"] is not None and not options["model"].strip():
         raise click.UsageError("--model is empty; give a hub id, a folder or smollm2-135m")
-    names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking")
+    names = ("revision", "dtype", "quantize", "adapter", "dequantize", "thinking", "shard")
     settings = {"name": options.pop("model"), **{name: options.pop(name) for name in names}}
     if settings["quantize"] is not None:
         settings["quantize"] = int(settings["quantize"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -27,8 +27,22 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where earlier runs are, whose speeds say how long this one takes.",
 )
+@click.option(
+    "--ranks",
+    type=click.IntRange(1, 1024),
+    default=1,
+    metavar="N",
+    help="For model.shard: how many ranks there will be; memory is each one's.",
+)
+@click.option(
+    "--parts",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    metavar="N",
+    help="How much each of N parts has to do (run --part).",
+)
 @json_option
-def plan(config: Path, batch_size: int | None, measure: bool, runs: Path, as_json: bool) -> None:
+def plan(config: Path, batch_size: int | None, measure: bool, as_json: bool, **how: Any) -> None:
     """Say what the experiment of a CONFIG file will run, show, need and take."""
     from mlx_steer.config import load_config
     from mlx_steer.experiment.plan import plan_experiment
@@ -37,11 +51,28 @@ def plan(config: Path, batch_size: int | None, measure: bool, runs: Path, as_jso
     if batch_size is not None:
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
-    found = plan_experiment(experiment, measure=measure, runs=runs)
+    found = plan_experiment(experiment, measure=measure, **how)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:
         _print_plan(found)
+        if found.rounds:
+            _print_rounds(found, how["parts"])
+
+
+def _print_rounds(found: ExperimentPlan, parts: int) -> None:
+    from rich.table import Table
+
+    from mlx_steer.cli.output import console, duration
+
+    title = f"Each of {parts} parts, at most"
+    table = Table("round", "stages", "rows", "time", title=title, title_justify="left")
+    for number, one in enumerate(found.rounds, 1):
+        time = "" if one.seconds is None else duration(one.seconds)
+        table.add_row(str(number), ", ".join(one.stages), str(one.rows), time)
+    out = console()
+    out.print(table)
+    out.print("After each round all parts are merged; mlx-steer run then does what is left.")
 
 
 def _print_plan(found: ExperimentPlan) -> None:

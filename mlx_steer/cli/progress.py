@@ -14,6 +14,8 @@ import click
 
 from mlx_steer.cli.output import duration, safe
 from mlx_steer.cli.timeline import Timeline
+from mlx_steer.cli.watchdog import watched
+from mlx_steer.team import launched_rank
 
 if TYPE_CHECKING:
     from mlx_steer.experiment.progress import Expected, Progress
@@ -39,6 +41,13 @@ class Quiet:
         click.echo(f"note: {safe(text)}", err=True)
 
     def tell(self, text: str) -> None:
+        """Nothing."""
+
+
+class Silent(Quiet):
+    """Says nothing: rank 0 speaks for all."""
+
+    def note(self, text: str) -> None:
         """Nothing."""
 
 
@@ -233,7 +242,7 @@ class Stoppable:
 @contextmanager
 def progress(quiet: bool) -> Iterator[Progress]:
     """The progress that suits the terminal; Ctrl-C waits for the end of a step."""
-    with _shown(quiet) as told:
+    with _shown(quiet) as shown, watched(shown) as told:
         stoppable = Stoppable(told)
         if threading.current_thread() is not threading.main_thread():
             yield stoppable  # signals are the main thread's
@@ -254,7 +263,9 @@ def progress(quiet: bool) -> Iterator[Progress]:
 def _shown(quiet: bool) -> Iterator[Progress]:
     import sys
 
-    if quiet:
+    if launched_rank():
+        yield Silent()
+    elif quiet:
         yield Quiet()
     elif sys.stderr.isatty():
         bar = Bar()

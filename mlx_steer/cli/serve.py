@@ -92,6 +92,8 @@ def serve(
     chosen = [_preset(text, named) for text in presets]
     listener = Address(host, port).listen()
     settings = model_settings(options)
+    if settings["shard"]:
+        raise click.UsageError("requests reach one rank alone: leave --shard out")
     model = load_model(settings.pop("name"), **settings)
     catalog = _catalog(model, named, chosen)
     _log_safely()

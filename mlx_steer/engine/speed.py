@@ -22,7 +22,7 @@ from mlx_steer.model.machine import has_metal
 _PROMPT_TOKENS = 32
 _WARM_UP = 2
 # Single steps vary by some percent: enough of them for a median, in a time one waits for.
-_MOST_STEPS, _SECONDS = 40, 6.0
+MOST_STEPS, _SECONDS = 40, 6.0
 _FACTS = ("architecture", "memory_size", "max_recommended_working_set_size", "max_buffer_length")
 
 
@@ -64,7 +64,7 @@ def decode_speed(model: Model, rows: int, seconds: float = _SECONDS) -> DecodeSp
             return time.perf_counter() - start
 
         deadline = time.perf_counter() + seconds
-        while len(times[0]) < _WARM_UP + _MOST_STEPS:
+        while len(times[0]) < _WARM_UP + MOST_STEPS:
             if len(times[0]) > _WARM_UP and time.perf_counter() > deadline:
                 break
             times[0].append(step(plain, {}))

@@ -5,7 +5,9 @@ Read once and kept in the run directory, for as long as what it was read from is
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Mapping
 
 from mlx_steer.conditions import digest
 from mlx_steer.engine.divergence import Reference, divergences
@@ -51,12 +53,15 @@ def dose_prices(stage: Stage, work: Work, model: Model) -> dict[str, float]:
         if (row := rows[keys[name]]).tokens
     ]
     work.progress.stage(stage.name, len(references) * len(stage.conditions), 0)
-    found: dict[str, list[float]] = {c.name: [] for c in steered}
-    for one in divergences(model, references, steered):
-        for name, nats in one.nats.items():
-            found[name].append(nats)
+    mine = {one.prompt_id for one in work.team.share(references)}
+    read: dict[str, Mapping[str, float]] = {}
+    for one in divergences(model, references, steered, ids.keys() - mine):
+        read[one.prompt_id] = one.nats
         work.progress.advance(units=len(stage.conditions))
-    means = {name: math.fsum(each) / max(1, len(each)) for name, each in found.items()}
+    for theirs in work.team.gathered(json.dumps(read).encode()):
+        read |= json.loads(theirs)
+    each = {c.name: [nats[c.name] for nats in read.values()] for c in steered}
+    means = {name: math.fsum(nats) / max(1, len(nats)) for name, nats in each.items()}
     rounded = {name: float(f"{mean:.6g}") for name, mean in means.items()}
     work.run.write_record(file, Priced(made_from=made_from, nats=rounded))
     return rounded

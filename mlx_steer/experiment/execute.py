@@ -22,9 +22,11 @@ from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.engine.speed import decode_speed
 from mlx_steer.errors import DataError, GenerationError
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
+from mlx_steer.experiment.exchange import waits_logged
 from mlx_steer.experiment.judge_model import judge_rows
 from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.pace import Pace, expected, machine_rates
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.plan import batch_for, folders_in
 from mlx_steer.experiment.program import Program, Stage, answers
 from mlx_steer.experiment.progress import Progress
@@ -38,7 +40,7 @@ from mlx_steer.judge import judge_response
 from mlx_steer.metrics.interim import interim
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
-from mlx_steer.model.machine import environment
+from mlx_steer.model.machine import device_name, environment, versions
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.records import (
     FORMAT_VERSION,
@@ -48,6 +50,7 @@ from mlx_steer.run.records import (
     Speed,
     prompt_json,
 )
+from mlx_steer.team import Team, team
 
 # Enough steps for a median, in a time that nobody notices.
 _TIMED_ROWS, _TIMED_SECONDS = 16, 3.0
@@ -60,6 +63,7 @@ def run_experiment(
     *,
     sweep: bool = True,
     compare: bool = True,
+    part: Part | None = None,
 ) -> Path:
     """Carry out an experiment, or the parts of it that the run does not hold yet.
 
@@ -69,6 +73,7 @@ def run_experiment(
         progress: Told what is going on.
         sweep: Search layers and strengths; without it, the config names the layer.
         compare: Make the fair comparison.
+        part: Make only these of the rows, up to where the others are needed; nothing is scored.
 
     Returns:
         The run's folder.
@@ -84,23 +89,32 @@ def run_experiment(
         if config.judge_model is not None:  # that it is missing must not be found out hours later
             locate(config.judge_model.name, config.judge_model.revision)
         fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
+        # A model over ranks is one model; else each has its own, and rows are dealt out.
+        us = team() if config.model.shard is None else Team()
+        _agree(us, model, diary)
+        at_once = us.least(fitting.rows)  # what is read together must not depend on who reads it
     # Not before all is there: a mistake in the config must not spoil a finished run's.
-    run.write("config.yaml", config.to_yaml())
     _write_inputs(run, config, behavior)
     progress.tell(str(fitting))
     run.log(str(fitting))
     if fitting.note is not None:
         diary.note(fitting.note)
-    pace = Pace(progress, lambda: interim(run.folder))
+    pace = Pace(progress, (lambda: interim(run.folder)) if us.rank == 0 else None)
     pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
-    work = Work(config, behavior, run, pace, BatchSize(fitting.rows, diary.note))
+    batch = BatchSize(at_once, diary.note, lowered=model.team.size == 1)
+    work = Work(config, behavior, run, pace, batch, us)
     before = run.read_record("manifest.json", Manifest)
     # Written where they are known; a start that makes little keeps those of an earlier one.
     known = {"rates": before.rates} if before and before.rates else {}
-    manifest = diary.begun(model, fitting.rows).model_copy(update=known)
+    manifest = diary.begun(model, at_once).model_copy(update=known)
     run.write_record("manifest.json", manifest)
+    if part is not None:
+        progress.tell(_make_part(work, model, diary, part))
+        return run.folder
     _carry_out(work, model, diary, sweep=sweep, compare=compare)
-    if manifest.speed is None:
+    if us.rank > 0:
+        return run.folder  # rank 0 has all rows, and does the rest
+    if manifest.speed is None and model.team.size == 1:
         with diary.timed("speed"):
             manifest = manifest.model_copy(update={"speed": _speed(model, work.batch.rows)})
     if config.judge_model is not None:
@@ -117,10 +131,51 @@ def run_experiment(
     return run.folder
 
 
+def _agree(us: Team, model: Model, diary: _Diary) -> None:
+    """That ranks have the same versions and model; other chips are noted."""
+    us.agree({**versions(), "model": model.identity})
+    chips = {name.decode(): None for name in us.gathered(device_name().encode())}
+    if len(chips) > 1:
+        diary.note(
+            f"Ranks compute on {' and '.join(chips)}, which round otherwise: last digits of "
+            "scores, and in 16 bits tokens that are all but tied, depend on who made them."
+        )
+
+
+def _make_part(work: Work, model: Model, diary: _Diary, part: Part) -> str:
+    """Rows of one part, as far as they can be known yet; what is next, as a sentence."""
+    rows, sentences = Rows(work, model, part), None
+    others = "What comes next depends on the other parts: merge all of them, then start each again."
+    with diary.timed("extract"):
+        if work.behavior.sentences is not None:
+            for stage in answers(work.config, work.behavior):
+                rows.make(stage)
+            if rows.missing:
+                return f"Part {part} of the answers is made. {others}"
+            sentences = SentenceScores(work, model, rows)
+            work = replace(work, behavior=sentences.write())
+        results = RunResults(work, model, sentences)
+        rows.vectors = results.vectors
+    program = Program(work.config, work.behavior, results)
+    with diary.timed(f"part {part}"):
+        for stage in program.search():
+            if not stage.decoded:
+                results.screen(stage, rows)
+                continue
+            rows.make(stage)
+            if stage.decides and rows.missing:
+                return f"Part {part} of {stage.name} is made. {others}"
+            if sentences is not None:
+                sentences.score(stage)
+        for stage in program.compare(results.choose()):
+            rows.make(stage)
+    return f"Part {part} is made. Merge all parts; the run itself then does what is left."
+
+
 def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare: bool) -> None:
     """Everything that is done with the steered model."""
     rows, sentences = Rows(work, model), None
-    with diary.timed("extract"):
+    with diary.timed("extract"), waits_logged(work, "extract"):
         if work.behavior.sentences is not None:
             sentences = SentenceScores(work, model, rows)
             work = replace(work, behavior=sentences.write())
@@ -139,21 +194,24 @@ def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare:
 
     choice: Choice | None = None
     if sweep:
-        with diary.timed("sweep"):
+        with diary.timed("sweep"), waits_logged(work, "sweep"):
             carry_out(program.search())
             choice = results.choose()
     if compare:
-        with diary.timed("compare"):
+        with diary.timed("compare"), waits_logged(work, "compare"):
             carry_out(program.compare(choice))
             results.write_gates()
-        with diary.timed("score"):
+        with diary.timed("score"), waits_logged(work, "score"):
             score(program.quoted(choice), work, model, rows)
             if (priced := program.priced(choice)).items:  # two sentences have no other prompts
                 price(priced, work, model, rows)
 
 
 def _speed(model: Model, rows: int) -> Speed:
-    """Decoding without steering and with, in turn; measured once, beside the metrics."""
+    """Decoding without steering and with, in turn; measured once, beside the metrics.
+
+    By the clock: each rank of a sharded model would take other steps.
+    """
     return Speed.model_validate(decode_speed(model, min(rows, _TIMED_ROWS), _TIMED_SECONDS))
 
 
@@ -166,6 +224,7 @@ def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
         adapter=settings.adapter,
         dequantize=settings.dequantize,
         thinking=settings.thinking,
+        shard=settings.shard,
     )
 
 
@@ -186,6 +245,7 @@ def _recorded_revision(run: RunDirectory, name: str) -> str | None:
 
 
 def _write_inputs(run: RunDirectory, config: ExperimentConfig, behavior: Behavior) -> None:
+    run.write("config.yaml", config.to_yaml())
     before = run.read_record("behavior.json", BehaviorRecord)
     record = BehaviorRecord.model_validate(behavior)
     if before and before.sentences and record.sentences:  # until the judge is known anew

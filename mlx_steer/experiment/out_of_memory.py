@@ -17,11 +17,13 @@ class BatchSize:
     Args:
         rows: To begin with.
         told: Told of every change, in a sentence.
+        lowered: Whether it may be: not on one of several ranks, which work in step.
     """
 
-    def __init__(self, rows: int, told: Callable[[str], None]) -> None:
+    def __init__(self, rows: int, told: Callable[[str], None], lowered: bool = True) -> None:
         """See the class."""
         self.rows = rows
+        self._lowered = lowered
         self._told = told
 
     def retried(self, work: Callable[[int], None]) -> None:
@@ -44,6 +46,11 @@ class BatchSize:
         except (RuntimeError, MemoryError) as error:
             if not is_memory_full(error):
                 raise
+            if not self._lowered and self.rows > 1:
+                raise GenerationError(
+                    f"memory is full with {self.rows} rows at a time on one of the ranks; finished "
+                    f"rows are kept: run the same command again with --batch-size {self.rows // 2}"
+                ) from error
             if self.rows == 1:
                 raise GenerationError(
                     "memory is full with one row at a time; finished rows are kept: close other "

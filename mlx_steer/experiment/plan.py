@@ -28,6 +28,7 @@ from mlx_steer.experiment.counts import Counts, StageCount
 from mlx_steer.experiment.duration import Rates, learned_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
 from mlx_steer.experiment.program import Program, Stage, answers
+from mlx_steer.experiment.rounds import Round, rounds_of
 from mlx_steer.experiment.stand_ins import StandIns, stand_in_pairs
 from mlx_steer.model.machine import working_set, working_set_of_mac
 from mlx_steer.model.shape import Shape
@@ -107,6 +108,7 @@ class ExperimentPlan:
         rates: None if no earlier run tells.
         seconds: By stage, at most; empty without rates.
         notes: What a person should know.
+        rounds: If the run is made in parts: what each does between one merge and the next.
     """
 
     name: str
@@ -120,6 +122,7 @@ class ExperimentPlan:
     rates: Rates | None
     seconds: dict[str, float]
     notes: tuple[str, ...]
+    rounds: tuple[Round, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
@@ -127,7 +130,12 @@ class ExperimentPlan:
 
 
 def plan_experiment(
-    config: ExperimentConfig, *, measure: bool = False, runs: Path = Path("runs")
+    config: ExperimentConfig,
+    *,
+    measure: bool = False,
+    runs: Path = Path("runs"),
+    ranks: int = 1,
+    parts: int = 1,
 ) -> ExperimentPlan:
     """Count an experiment's rows and estimate what they can show and take.
 
@@ -135,6 +143,8 @@ def plan_experiment(
         config: The experiment.
         measure: Load the model and time it, instead of learning speeds from earlier runs.
         runs: Where earlier runs are.
+        ranks: How many a sharded model is spread over; memory is then each rank's.
+        parts: How many parts the rows are made in (see part.py).
 
     Raises:
         ConfigError: If the config asks for layers that cannot be known yet or have no vector, or
@@ -144,12 +154,7 @@ def plan_experiment(
             row fits into memory.
     """
     behavior = behavior_of(config.behavior)
-    facts = find_model(config.model)
-    if measure and not facts.downloaded:
-        raise ConfigError(
-            f"{config.model.name} is not on this machine, so it cannot be measured; "
-            "leave out --measure, or run any command that loads it first"
-        )
+    facts = _facts(config, measure, ranks)
     found = _counted(config, behavior, facts)
     compared = next(stage for stage in found.stages if stage.name == "compare")
     comparisons = len({c.kind for c in compared.conditions} & {"steering", "gated"})
@@ -173,6 +178,10 @@ def plan_experiment(
                 rates = learned_rates(facts.size, folders_in(runs))
             notes += [choice.note] if choice.note else []
             notes += _warnings(memory)
+    times = {c.name: round(seconds(c, rates), 1) for c in found.counts} if rates else {}
+    deciding = {stage.name for stage in found.stages if stage.decides}
+    if behavior.sentences is not None:
+        deciding.add([stage.name for stage in answers(config, behavior)][-1])
     return ExperimentPlan(
         name=config.name,
         model=config.model.name,
@@ -183,9 +192,23 @@ def plan_experiment(
         batch_size=batch_size,
         memory=memory,
         rates=rates,
-        seconds={c.name: round(seconds(c, rates), 1) for c in found.counts} if rates else {},
+        seconds=times,
         notes=tuple(notes),
+        rounds=rounds_of(found.counts, deciding, times, parts) if parts > 1 else (),
     )
+
+
+def _facts(config: ExperimentConfig, measure: bool, ranks: int) -> ModelFacts:
+    """What is known of a model, or of a rank's part of it."""
+    facts = find_model(config.model)
+    if ranks > 1 and config.model.shard is None:
+        raise ConfigError("a model is spread over ranks by model.shard: tensor, which is not set")
+    if measure and not facts.downloaded:
+        raise ConfigError(
+            f"{config.model.name} is not on this machine, so it cannot be measured; "
+            "leave out --measure, or run any command that loads it first"
+        )
+    return facts if facts.size is None else replace(facts, size=facts.size.over(ranks))
 
 
 def batch_for(
@@ -212,10 +235,11 @@ def batch_for(
 
     leaves: list[tuple[str, mx.array]] = tree_flatten(model.network.parameters())  # type: ignore
     weights = sum(array.nbytes for _, array in leaves)
-    size = ModelSize(Shape.of(model.config), weights, model.dtype.size)
+    size = ModelSize(Shape.of(model.config).over(model.team.size), weights, model.dtype.size)
     facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
     found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
-    choice = choose_batch(config, size, workload(config, found.counts), working_set())
+    usable = model.team.least(working_set())
+    choice = choose_batch(config, size, workload(config, found.counts), usable)
     return replace(choice, counts=found.counts, size=size)
 
 

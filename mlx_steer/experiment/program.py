@@ -46,6 +46,7 @@ class Stage:
         generation: How, where it is not as the config's other responses.
         decoded: Whether responses are generated; else prompts are only read (see
             engine/screening.py), or rows that are there are scored (see scoring.py).
+        decides: Whether what comes next depends on its rows.
         priced: Whether base's responses to them are read too (see engine/divergence.py).
     """
 
@@ -53,6 +54,7 @@ class Stage:
     conditions: tuple[Condition, ...]
     items: tuple[PromptItem, ...]
     decoded: bool = True
+    decides: bool = False
     priced: bool = False
     generation: GenerationConfig | None = None
 
@@ -130,7 +132,7 @@ class Program:
         keep = self.config.sweep.screen
         if keep is not None:
             conditions = yield from self._screened(conditions, items, keep)
-        yield Stage("sweep", tuple(conditions), items)
+        yield Stage("sweep", tuple(conditions), items, decides=True)
 
     def _race(self) -> Iterator[Stage]:
         """A screening, then rounds on more and more prompts, each with the better half of before.
@@ -146,7 +148,7 @@ class Program:
             part = 2 ** (race.rounds - number)
             # Every round has the prompts of those before, whose rows are there.
             items = tuple(item for items in every for item in items[: -(-len(items) // part)])
-            stage = Stage(f"race {number}", tuple(conditions), items)
+            stage = Stage(f"race {number}", tuple(conditions), items, decides=True)
             yield stage
             if number < race.rounds:
                 ahead = self.results.ahead(stage)
@@ -299,7 +301,7 @@ class Program:
         most = sweep.doses.priced_prompts if gated else sweep.race.screened_prompts
         items = tuple(item for name in sets for item in self.items("select", name)[:most])
         if gated:
-            yield Stage("base", (BASE,), items)
+            yield Stage("base", (BASE,), items, decides=True)
         start = DoseSearch.by_halving if gated else DoseSearch.up_the_ladder
         searches = [start(vectors) for vectors in places]
         for number in count(1):

@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from pydantic import RootModel
-
 from mlx_steer.bands import band_of
 from mlx_steer.conditions import Gate, digest
 from mlx_steer.errors import ConfigError, VectorError
@@ -19,6 +17,7 @@ from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_p
 from mlx_steer.experiment.dose_prices import dose_prices
 from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.leans import Leans, screening_rank, within_limit
+from mlx_steer.experiment.mirror import packed, unpack
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.sentence_scores import SentenceScores
@@ -35,6 +34,7 @@ from mlx_steer.metrics.choose import (
 )
 from mlx_steer.metrics.verdicts import judged
 from mlx_steer.model.load import Model
+from mlx_steer.run.merge import MADE_FROM, MadeFrom
 from mlx_steer.run.reader import load_run
 from mlx_steer.run.records import (
     Choice,
@@ -46,13 +46,6 @@ from mlx_steer.run.records import (
 )
 from mlx_steer.run.screened import Doses, FoundDose, Lean, ScreenedCell, Screening
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet, load_vectors
-
-# What the run's vectors were extracted from: changed settings make new ones.
-_MADE_FROM = ".extracted.json"
-
-
-class _MadeFrom(RootModel[dict[str, tuple[str, str]]]):
-    """By folder of vectors: hashes of what they were made from, and of themselves."""
 
 
 class RunResults:
@@ -97,7 +90,7 @@ class RunResults:
         shape = (self._model.hidden_size, self._model.num_layers, self._model.info.id)
         for warning in found.check_fits(*shape):
             self._work.progress.note(warning)
-        run.write_record(_MADE_FROM, _MadeFrom({}))
+        run.write_record(MADE_FROM, MadeFrom({}))
         found.save(run.folder / "vectors")
         return found
 
@@ -113,7 +106,7 @@ class RunResults:
         run, config = self._work.run, self._work.config.extract
         folder = run.folder / name
         key = self._made_from(layers, shuffle_seed)
-        held = run.read_record(_MADE_FROM, _MadeFrom)
+        held = run.read_record(MADE_FROM, MadeFrom)
         made_from = dict(held.root) if held else {}
         noted = made_from.pop(name, None)
         with suppress(VectorError):
@@ -124,7 +117,10 @@ class RunResults:
                     found = SteeringVectorSet(found.vectors, metadata, pairs=found.pairs)
                     found.save(folder)
                 return found
-        run.write_record(_MADE_FROM, _MadeFrom(made_from))
+        run.write_record(MADE_FROM, MadeFrom(made_from))
+        if self._work.team.rank > 0:
+            unpack(self._work.team.told(), run.folder)
+            return load_vectors(folder)
         states = pair_states(
             self._model,
             self._work.behavior,
@@ -143,7 +139,8 @@ class RunResults:
             run.write_record("separation.json", Separation(auc))
         made.save(folder)
         # Last: vectors whose key is written are whole, and so is what goes with them.
-        run.write_record(_MADE_FROM, _MadeFrom({**made_from, name: (key, _content(made))}))
+        run.write_record(MADE_FROM, MadeFrom({**made_from, name: (key, _content(made))}))
+        self._work.team.told(packed(run.folder, [name, MADE_FROM, "separation.json"]))
         return made
 
     def _made_from(self, layers: Sequence[int], shuffle_seed: int | None) -> str:

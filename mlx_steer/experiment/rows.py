@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
@@ -13,6 +14,8 @@ from mlx_steer.engine.jobs import Completion, Job, Sampling, too_long
 from mlx_steer.engine.prefill import common_head
 from mlx_steer.engine.screening import screen
 from mlx_steer.errors import ConfigError, GenerationError
+from mlx_steer.experiment.exchange import Exchange
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.work import Work
 from mlx_steer.extraction.gates import gate_scores
@@ -39,13 +42,20 @@ class Rows:
     Args:
         work: The experiment.
         model: The model.
+        part: Which of them are made here; `missing` of the others are not held.
     """
 
     vectors: SteeringVectorSet | None = None
     """Give the mean hidden-state norms that relative doses refer to; of conditions that steer."""
 
-    def __init__(self, work: Work, model: Model) -> None:
+    def __init__(self, work: Work, model: Model, part: Part | None = None) -> None:
         """See the class."""
+        self._part = part or Part()
+        self._work, self._team = work, work.team
+        # Rows of the stages so far, which later ones share, and those that other parts make.
+        self._dealt: set[str] = set()
+        self._others: set[str] = set()
+        self.missing = 0
         self._generation = work.config.generation
         self._run = work.run
         self._progress = work.progress
@@ -73,15 +83,29 @@ class Rows:
         found = Conditions(conditions=tuple(self._records.values()))
         self._run.write_record("conditions.json", found)
         held = {row.key for row in self._run.read("rows.jsonl", Row)}
-        todo = [job for key, (job, _) in jobs.items() if key not in held]
-        self._progress.stage(stage.name, len(jobs), len(jobs) - len(todo))
+        self._deal(jobs)
+        mine = {key: job for key, (job, _) in jobs.items() if key not in self._others}
+        todo = [job for key, job in mine.items() if key not in held]
+        self.missing = len(self._others - held)
+        self._progress.stage(stage.name, len(mine), len(mine) - len(todo))
+        if self._team.size > 1:  # all ranks hold the same rows: those that are missing are dealt
+            keys = self._team.share(_dealt([job.key for job in todo], jobs, self._team.size))
+            todo = [jobs[key][0] for key in keys]
+        exchange = Exchange(self._work, "rows.jsonl", Row)
         done: set[str] = set()
 
         def generate(rows: int) -> None:
             left = [job for job in todo if job.key not in done]
-            self._generate(left, jobs, done, sampling, rows)
+            self._generate(left, jobs, done, sampling, rows, exchange)
 
         self._batch.retried(generate)
+        exchange.finish()
+
+    def _deal(self, jobs: Mapping[str, tuple[Job, PromptItem]]) -> None:
+        """Deal out the rows of a stage that are of no stage before it."""
+        fresh = [key for key in jobs if key not in self._dealt]
+        self._dealt.update(fresh)
+        self._others |= {*fresh} - {*self._part.of(_dealt(fresh, jobs, self._part.count))}
 
     def _jobs(
         self, condition: Condition, items: Sequence[PromptItem], sampling: Sampling
@@ -110,6 +134,7 @@ class Rows:
         done: set[str],
         sampling: Sampling,
         rows: int,
+        exchange: Exchange[Row],
     ) -> None:
         """Generate rows, so many at a time; whatever ends it, those in `done` are on disk."""
         finished: list[Row] = []
@@ -121,19 +146,23 @@ class Rows:
             self._progress.advance(tokens=count)
             if steps % _FLUSH_EVERY == 0:
                 flush()
+                exchange.keep_up()
 
         def flush() -> None:
             # Taken first: Ctrl-C after the write must not have the same rows written again.
             taken, finished[:] = finished[:], []
-            self._run.append("rows.jsonl", taken)
+            exchange.add(taken)
 
         try:
             for one in completions(self._model, todo, sampling, rows, on_tokens):
                 finished.append(row_of(one, *jobs[one.key]))
                 done.add(one.key)
                 self._progress.advance(units=1)
-        finally:
-            flush()
+        except BaseException:
+            if self._model.team.size == 1:  # else it may be for a rank that is gone
+                flush()
+            raise
+        flush()
 
     def screen(self, stage: Stage, shown: Sequence[int]) -> dict[str, dict[str, float]]:
         """How strongly each condition leans to the behavior (see screening.py); nothing is decoded.
@@ -154,7 +183,7 @@ class Rows:
             # All conditions of a prompt together, so that it is prefilled once; some prompts at a
             # time, so that there is progress to be seen.
             step = max(1, _SCREENED_AT_ONCE * rows // len(conditions))
-            for i in range(0, len(left), step):
+            for i in self._team.share(range(0, len(left), step)):
                 jobs: dict[str, tuple[Job, str, str]] = {}
                 for item in left[i : i + step]:
                     for c in conditions:
@@ -167,6 +196,9 @@ class Rows:
                 self._progress.advance(units=len(jobs))
 
         self._batch.retried(read)
+        for theirs in self._team.gathered(json.dumps(found).encode()):
+            for name, odds in json.loads(theirs).items():
+                found[name].update(odds)
         return found
 
     def key(self, condition: str, prompt_id: str) -> str:
@@ -191,7 +223,9 @@ class Rows:
         name = digest(gate.key())
         unread = list(dict.fromkeys(i for i in ids.values() if (name, i) not in self._gate_scores))
         if unread:
-            scores = gate_scores(self._model, gate, unread)
+            # Another chip's last digits might open a gate that is shut here: rank 0's count.
+            first = gate_scores(self._model, gate, unread) if self._team.rank == 0 else []
+            scores = json.loads(self._team.told(json.dumps(first).encode()))
             self._gate_scores |= {(name, i): s for i, s in zip(unread, scores, strict=True)}
         return {n: self._gate_scores[name, i] for n, i in ids.items()}
 
@@ -216,6 +250,18 @@ class Rows:
                 "in their first 6 digits"
             )
         return self._records[name]
+
+
+def _dealt(
+    keys: Sequence[str], jobs: Mapping[str, tuple[Job, PromptItem]], parts: int
+) -> list[str]:
+    """Keys of rows, those of a prompt side by side, and prompts of either set in every part.
+
+    A set's responses are alike in length, and every condition is in every part.
+    """
+    prompts = dict.fromkeys(jobs[key][1].id for key in keys)
+    place = {prompt: (i % parts, i) for i, prompt in enumerate(prompts)}
+    return sorted(keys, key=lambda key: place[jobs[key][1].id])
 
 
 def prompt_ids(model: Model, item: PromptItem, system_prompt: str | None) -> tuple[int, ...]:

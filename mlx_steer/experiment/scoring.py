@@ -9,6 +9,7 @@ from __future__ import annotations
 from mlx_steer.conditions import Condition
 from mlx_steer.engine.divergence import Divergence, Reference, divergences
 from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.experiment.exchange import Exchange
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows
 from mlx_steer.experiment.work import Work
@@ -29,10 +30,12 @@ def score(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
     # A prompt's responses are scored together or not at all: their digits depend on it.
     todo = {a.ids for a in answers if a.key not in held}
     work.progress.stage(stage.name, len(answers), sum(a.ids not in todo for a in answers))
-    for scored in perplexities(model, [a for a in answers if a.ids in todo]):
-        fresh = [Score(key=k, perplexity=p) for k, p in scored if k not in held]
-        work.run.append("scores.jsonl", fresh)
+    made, mine = Exchange(work, "scores.jsonl", Score), {*work.team.share(sorted(todo))}
+    for scored in perplexities(model, [a for a in answers if a.ids in mine]):
+        made.add([Score(key=k, perplexity=p) for k, p in scored if k not in held])
         work.progress.advance(units=len(scored))
+        made.keep_up()
+    made.finish()
 
 
 def price(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
@@ -41,7 +44,7 @@ def price(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
     Where a gate is shut, a row is base's: it costs nothing, and no line is written.
     """
     base, *others = stage.conditions
-    made = {row.key: row for row in work.run.read("rows.jsonl", Row)}
+    rows_made = {row.key: row for row in work.run.read("rows.jsonl", Row)}
     held = {(line.base, line.row) for line in work.run.read("prices.jsonl", PriceLine)}
     # By prompt: base's key, which stands for base against itself, and that of each condition.
     keys: dict[str, dict[str, str]] = {}
@@ -51,7 +54,7 @@ def price(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
         # Conditions that come to the same on a prompt share a row, and are read once.
         first = {rows.key(c.name, item.id): c.name for c in reversed(others)}
         found = {name: key for key, name in first.items() if key != own}
-        row = made[own]
+        row = rows_made[own]
         if row.tokens:
             keys[item.id] = {base.name: own, **found}
             under = {name: rows.ids(key) for name, key in found.items()}
@@ -69,10 +72,14 @@ def price(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
     work.progress.stage(stage.name, each * len(keys), each * len(done))
     # Gates are decided: as rows, a prompt's prices are those of what acts on it.
     acting = [Condition(c.name, c.system_prompt, c.interventions) for c in others]
-    for one in divergences(model, references, acting, done):
+    made = Exchange(work, "prices.jsonl", PriceLine)
+    mine = {*work.team.share(sorted(keys.keys() - done))}
+    for one in divergences(model, references, acting, keys.keys() - mine):
         lines = _lines(one, keys[one.prompt_id], base.name)
-        work.run.append("prices.jsonl", [x for x in lines if (x.base, x.row) not in held])
+        made.add([x for x in lines if (x.base, x.row) not in held])
         work.progress.advance(units=each)
+        made.keep_up()
+    made.finish()
 
 
 def _lines(found: Divergence, keys: dict[str, str], base: str) -> list[PriceLine]:

@@ -18,6 +18,7 @@ from mlx_steer.conditions import digest
 from mlx_steer.engine.forced import forced
 from mlx_steer.engine.jobs import Job
 from mlx_steer.experiment.condition_sets import BASE
+from mlx_steer.experiment.exchange import Exchange
 from mlx_steer.experiment.leans import Screened
 from mlx_steer.experiment.program import Stage, answers
 from mlx_steer.experiment.rows import Rows
@@ -81,14 +82,17 @@ class SentenceScores:
         told.stage(f"{stage.name}: judge", len(fresh), len(held))
         texts = {row.key: row.text for row in run.read("rows.jsonl", Row) if row.key in fresh}
         asked = [(key, items[name], texts[key]) for key, name in fresh.items()]
-        for part in self._judge.ratios(asked, held):
+        made = Exchange(self._work, "scores.jsonl", Score)
+        for part in self._judge.ratios(asked, held, self._work.team):
             lines = [
                 Score(key=key, sentences=self._judge.id, log_ratio=ratio.value, masked=ratio.masked)
                 for key, ratio in part
                 if key not in held
             ]
-            run.append("scores.jsonl", lines)
+            made.add(lines)
             told.advance(units=len(lines))
+            made.keep_up()
+        made.finish()
 
     def write(self) -> Behavior:
         """The behavior with the pairs that the model wrote; records the judge with it.

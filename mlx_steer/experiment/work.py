@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mlx_steer.behaviors import Behavior
 from mlx_steer.config import ExperimentConfig
 from mlx_steer.experiment.out_of_memory import BatchSize
 from mlx_steer.experiment.progress import Progress
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.team import Team
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,7 @@ class Work:
         run: Its directory, locked.
         progress: Told what is going on.
         batch: Rows decoded at a time.
+        team: The ranks that rows are dealt out to; a model over ranks is none of them.
     """
 
     config: ExperimentConfig
@@ -28,3 +30,4 @@ class Work:
     run: RunDirectory
     progress: Progress
     batch: BatchSize
+    team: Team = field(default_factory=Team)

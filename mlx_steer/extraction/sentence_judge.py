@@ -12,6 +12,7 @@ from mlx_steer.engine.prefill import common_head
 from mlx_steer.errors import DataError
 from mlx_steer.model.load import Model
 from mlx_steer.sentences import JUDGED_TOKENS
+from mlx_steer.team import Team
 
 
 class SentenceJudge:
@@ -59,7 +60,10 @@ class SentenceJudge:
         )[:12]
 
     def ratios(
-        self, responses: Sequence[tuple[str, PromptItem, str]], held: Collection[str] = ()
+        self,
+        responses: Sequence[tuple[str, PromptItem, str]],
+        held: Collection[str] = (),
+        team: Team | None = None,
     ) -> Iterator[list[tuple[str, LogRatio]]]:
         """Log-ratios of responses, some at a time.
 
@@ -67,6 +71,7 @@ class SentenceJudge:
             responses: Key, prompt and text of all that belong together, since their last digits
                 depend on one another.
             held: Keys that need not be read.
+            team: The ranks that the others are dealt out to; this one's part is read.
         """
         told = []
         for key, item, text in responses:
@@ -75,4 +80,5 @@ class SentenceJudge:
                 Contrasted(key, positive, negative, tuple(self._model.chat.response_ids(text)))
             )
         todo = [group for group in units(told) if any(a.key not in held for a in group)]
-        yield from log_ratios(self._model, todo, (self._heads[0], self._heads[1]), self._masked)
+        mine = (team or Team()).share(todo)
+        yield from log_ratios(self._model, mine, (self._heads[0], self._heads[1]), self._masked)

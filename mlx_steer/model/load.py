@@ -16,10 +16,13 @@ from mlx_steer.model.chat import ChatFormat
 from mlx_steer.model.families import HIDDEN_SIZE, WINDOWED
 from mlx_steer.model.fingerprint import weights_fingerprint
 from mlx_steer.model.hub import Location, locate, quantized
+from mlx_steer.model.machine import versions
 from mlx_steer.model.shape import layer_of
+from mlx_steer.model.sharding import shard as shard_network
 from mlx_steer.model.size import check_fits
+from mlx_steer.team import Team, team
 from mlx_steer.vectors import ModelInfo
-from mlx_steer.words import DtypeChoice
+from mlx_steer.words import DtypeChoice, Shard
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +37,7 @@ class Model:
         dtype: Dtype of the hidden state.
         context: Longest sequence it computes correctly, in tokens, or None if unknown.
         config: The model's config.json.
+        team: The ranks that its weights are spread over (see model/sharding.py); mostly just one.
     """
 
     network: nn.Module
@@ -43,6 +47,7 @@ class Model:
     dtype: mx.Dtype
     context: int | None
     config: dict[str, Any] = field(repr=False)
+    team: Team = field(default_factory=Team)
 
     @property
     def tokenizer(self) -> Any:
@@ -94,6 +99,7 @@ def load_model(
     adapter: str | None = None,
     dequantize: bool = False,
     thinking: bool = False,
+    shard: Shard | None = None,
 ) -> Model:
     """Load a model by hub id, folder, GGUF file or built-in name.
 
@@ -107,39 +113,66 @@ def load_model(
         adapter: A folder with a LoRA adapter made by mlx-lm.
         dequantize: Expand quantised weights after loading: the same values, faster on Linux.
         thinking: Let templates that can think (Qwen3) do so.
+        shard: Spread the weights over the ranks that `mlx.launch` started; every rank must then
+            make the same calls.
 
     Raises:
-        ModelError: If the model cannot be found, loaded or steered, or does not fit into memory.
+        ModelError: If the model cannot be found, loaded, sharded or steered, or does not fit into
+            memory.
+        TeamError: If other ranks cannot be reached.
     """
+    ranks = _ranks(shard, adapter)
     location = locate(name, revision)
     wanted = location.dtype if dtype == "auto" else dtype
-    check_fits(location.id, location.folder, dtype=wanted, quantize=quantize, dequantize=dequantize)
+    if ranks.size == 1:  # else a rank's part is looked at once it is known
+        check_fits(
+            location.id, location.folder, dtype=wanted, quantize=quantize, dequantize=dequantize
+        )
     if quantize is not None:
         location = quantized(location, quantize)
     network, tokenizer, config = _load(location)
     network = _as_wanted(network, name, adapter, wanted, dequantize)
-    info = ModelInfo(
+    shard_network(network, config, location.id, ranks)
+    mx.eval([value for _, value in _leaves(network)])
+    model = Model(
+        network=network,
+        chat=ChatFormat(tokenizer, location.id, thinking),
+        info=_info(location, adapter, config),
+        hidden_size=_hidden_size(config, name),
+        dtype=_stream_dtype(network),
+        context=_context(config),
+        config=config,
+        team=ranks,
+    )
+    found = {"weights": model.info.fingerprint, "tokenizer": model.chat.tokenizer_sha256}
+    # On the CPU, whose waiting for a slower rank nothing cuts short: a GPU's has a deadline.
+    ranks.agree({**versions(), **found})
+    return model
+
+
+def _ranks(shard: Shard | None, adapter: str | None) -> Team:
+    """The ranks that a model is spread over."""
+    if shard is not None and adapter is not None:
+        raise ModelError(
+            "an adapter cannot be sharded; fuse it into the weights (mlx_lm.fuse) first"
+        )
+    return team() if shard is not None else Team()
+
+
+def _info(location: Location, adapter: str | None, config: dict[str, Any]) -> ModelInfo:
+    return ModelInfo(
         id=location.id if adapter is None else f"{location.id} + {Path(adapter).name}",
         revision=location.revision,
         model_type=config["model_type"],
         quantization=quantization_of(config),
         fingerprint=weights_fingerprint(location.folder, Path(adapter) if adapter else None),
     )
-    return Model(
-        network=network,
-        chat=ChatFormat(tokenizer, location.id, thinking),
-        info=info,
-        hidden_size=_hidden_size(config, name),
-        dtype=_stream_dtype(network),
-        context=_context(config),
-        config=config,
-    )
 
 
 def _as_wanted(
     network: nn.Module, name: str, adapter: str | None, dtype: str | None, dequantize: bool
 ) -> nn.Module:
-    """The network with its adapter and in its precision, in memory."""
+    """The network with its adapter and in its precision, not yet in memory."""
     from mlx_lm.utils import dequantize_model, load_adapters
 
     if adapter is not None:
@@ -154,7 +187,6 @@ def _as_wanted(
         network = dequantize_model(network)
     if dtype is not None:
         network.set_dtype(getattr(mx, dtype))
-    mx.eval([value for _, value in _leaves(network)])
     return network
 
 

@@ -20,8 +20,7 @@ def environment() -> dict[str, Any]:
 
     blas = openblas_status()
     return {
-        "mlx_steer": version("mlx-steer"),
-        **{name.replace("-", "_"): _version(name) for name in PACKAGES},
+        **versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(),
@@ -36,6 +35,12 @@ def device_name() -> str:
     import mlx.core as mx
 
     return str(mx.device_info().get("device_name", mx.default_device()))
+
+
+def versions() -> dict[str, str | None]:
+    """Of this package and of those that results depend on."""
+    others = {name.replace("-", "_"): _version(name) for name in PACKAGES}
+    return {"mlx_steer": version("mlx-steer"), **others}
 
 
 def memory_bytes() -> int:

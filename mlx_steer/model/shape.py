@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_steer.errors import ModelError
@@ -123,6 +123,20 @@ class Shape:
         idle = (self.experts * self.expert_inner - self.inner) * 3 * self.hidden * self.layers
         looked_up = 0 if self.tied else self.vocabulary * self.hidden
         return self.parameters - idle - looked_up
+
+    def over(self, ranks: int) -> Shape:
+        """What one of so many ranks holds of each block (see sharding.py)."""
+
+        def part(whole: int) -> int:
+            return -(-whole // ranks)
+
+        return replace(
+            self,
+            inner=part(self.inner),
+            heads=part(self.heads),
+            kv_heads=part(self.kv_heads),
+            expert_inner=part(self.expert_inner),
+        )
 
     def kv_bytes(self, tokens: int, dtype_bytes: int) -> int:
         """Keys and values of one row of all layers, for so many allocated positions.

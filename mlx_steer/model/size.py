@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ class ModelSize:
     weights: int
     dtype_bytes: int
     quantized: bool = False
+
+    def over(self, ranks: int) -> ModelSize:
+        """The part of one of so many ranks; embedding and output matrix are whole on each."""
+        part = self.shape.over(ranks)
+        weights = self.weights * part.parameters // self.shape.parameters
+        return replace(self, shape=part, weights=weights)
 
 
 def check_fits(

@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -45,12 +45,16 @@ class RunDirectory:
         folder: The directory, which exists.
         identity: Device and inode of the locked directory: if another one stands in its place,
             nothing is written. None for a reader that adds derived files.
+
+    Attributes:
+        before_write: Told every file's name and what is to be written, before it is; may raise.
     """
 
     def __init__(self, folder: Path, identity: tuple[int, int] | None = None) -> None:
         """See the class."""
         self.folder = folder
         self._identity = identity
+        self.before_write: Callable[[str, bytes], None] | None = None
 
     @staticmethod
     @contextmanager
@@ -81,6 +85,8 @@ class RunDirectory:
 
     def write(self, name: str, text: str) -> None:
         """Write a whole file: a reader sees the old one or the new one, never a part."""
+        if self.before_write is not None:
+            self.before_write(name, text.encode())
         with _clear_errors(self.folder), _uninterrupted():
             self._check_in_place()
             write_beside(self.folder / name, text.encode())
@@ -105,6 +111,8 @@ class RunDirectory:
         lines = "".join(json_line(record_json(record)) for record in records).encode()
         if not lines:
             return
+        if self.before_write is not None:
+            self.before_write(name, lines)
         path = self.folder / name
         with _clear_errors(self.folder), _uninterrupted():
             self._check_in_place()

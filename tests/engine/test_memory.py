@@ -129,11 +129,11 @@ def network_bytes(model: Model) -> int:
     [
         (1, 60, 4, 1, 1),
         (8, 60, 4, 4, 1),
-        (32, 60, 4, 8, 1),
+        pytest.param(32, 60, 4, 8, 1, marks=pytest.mark.slow),
         (32, 60, 4, 32, 2),
-        (16, 300, 2, 4, 1),
-        (16, 230, 30, 4, 2),
-        (8, 500, 2, 4, 1),
+        pytest.param(16, 300, 2, 4, 1, marks=pytest.mark.slow),
+        pytest.param(16, 230, 30, 4, 2, marks=pytest.mark.slow),
+        pytest.param(8, 500, 2, 4, 1, marks=pytest.mark.slow),
     ],
 )
 def test_what_comes_on_top_of_the_weights_is_estimated_within_30_percent_of_the_measured_peak(
@@ -148,6 +148,7 @@ def test_what_comes_on_top_of_the_weights_is_estimated_within_30_percent_of_the_
     assert found.on_top == pytest.approx(measured, rel=0.3)
 
 
+@pytest.mark.slow
 def test_rows_that_end_early_and_make_room_for_others_stay_within_the_estimate() -> None:
     model = tiny_model(num_hidden_layers=12, max_position_embeddings=2048, stops=range(20, 32))
     measured = measured_on_top(model, jobs(16, 60, 4, waves=4), 30, 16)

@@ -184,7 +184,14 @@ def rows_of(model: Model) -> list[tuple[Job, int]]:
     ]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text", "mixtral"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        "llama",
+        "gemma3_text",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen3", "gemma2", "mixtral")),
+    ],
+)
 def test_rows_with_plans_on_their_caches_run_in_batch_generator_as_they_run_alone(
     family: str,
 ) -> None:

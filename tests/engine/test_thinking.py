@@ -126,6 +126,7 @@ def test_only_the_first_end_of_thinking_counts() -> None:
     assert twice, "a row must hold the token twice"
 
 
+@pytest.mark.slow
 def test_near_ties_around_the_switch_are_decided_as_each_row_alone_decides_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

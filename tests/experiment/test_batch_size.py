@@ -57,7 +57,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-def memory_for(rows: int, monkeypatch: pytest.MonkeyPatch, message: str = FULL[0]) -> None:
+def memory_for(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let steps of more rows fail as MLX fails on Metal.
 
     A CPU knows no such error: MLX does not keep to its memory limit there, and an allocation that
@@ -67,23 +67,26 @@ def memory_for(rows: int, monkeypatch: pytest.MonkeyPatch, message: str = FULL[0
 
     def limited(self: Decoder, batch: Batch) -> Any:
         if len(batch) > rows:
-            raise RuntimeError(message)
+            raise RuntimeError(FULL[0])
         return step(self, batch)
 
     monkeypatch.setattr(Decoder, "step", limited)
 
 
 @pytest.mark.parametrize("message", FULL)
-@pytest.mark.parametrize("rows", [1, 5])
+def test_a_full_memory_is_known_however_mlx_words_it(message: str) -> None:
+    assert is_memory_full(RuntimeError(message))
+
+
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 5])
 def test_a_batch_that_fills_the_memory_is_halved_and_the_run_goes_on_with_the_same_bytes(
     shared: Path,
     undisturbed: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     rows: int,
-    message: str,
 ) -> None:
-    memory_for(rows, monkeypatch, message)
+    memory_for(rows, monkeypatch)
     told = carry_out(small(shared), tmp_path / "run")
     assert left_behind(tmp_path / "run") == left_behind(undisturbed)
     assert told.made["sweep"] == told.stages[0][1]

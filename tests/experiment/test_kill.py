@@ -258,6 +258,7 @@ def command(setting: Setting, tmp_path: Path) -> Command:
     return Command(path, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbed_one(
     setting: Setting, command: Command, tmp_path: Path
 ) -> None:
@@ -291,6 +292,7 @@ def test_a_process_killed_at_random_moments_ends_with_the_bytes_of_an_undisturbe
     assert found.keys() == expected.keys()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_run_after_the_step_and_says_how_to_go_on(
     setting: Setting, command: Command
 ) -> None:

@@ -50,11 +50,17 @@ def small(folder: Path, **changes: Any) -> ExperimentConfig:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
         {"compare": {"strengths": [0.5, 1.0], "layer": 3, "borderline": False}},
-        {"sweep": {"system_prompts": []}, "compare": {"controls": {"random": 0}}},
         {"prompts_per_set": 2, "extract": {"layers": "all"}},
-        {"compare": {"controls": {"random": 0, "negated": False, "shuffled": False}}},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param(
+            {"sweep": {"system_prompts": []}, "compare": {"controls": {"random": 0}}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"compare": {"controls": {"random": 0, "negated": False, "shuffled": False}}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_plan_counts_the_rows_that_a_run_makes(

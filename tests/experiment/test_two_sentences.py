@@ -12,6 +12,7 @@ from mlx_steer.behaviors.two_sentences import behavior_of
 from mlx_steer.config import ExperimentConfig, parse_config
 from mlx_steer.engine.guard import load_model
 from mlx_steer.errors import DataError
+from mlx_steer.experiment.part import Part
 from mlx_steer.experiment.plan import plan_experiment
 from mlx_steer.experiment.preset import two_sentence_experiment
 from mlx_steer.experiment.sentence_scores import Forced, forced_rank
@@ -20,6 +21,8 @@ from mlx_steer.judge.facts import is_right
 from mlx_steer.judge.log_ratio import Calibration, Pair, calibrated
 from mlx_steer.metrics import compute_metrics, judged
 from mlx_steer.report import write_report
+from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.merge import take_rows
 from mlx_steer.run.reader import load_run
 from mlx_steer.sentences import TwoSentences
 from tests.helpers.behaviors import behavior_folder
@@ -86,6 +89,22 @@ def test_the_judge_and_its_threshold_stand_with_the_behavior(finished: Path):
     assert run.vectors is not None and run.vectors.metadata.written is not None
     assert (finished / "vectors" / "pairs.jsonl").read_bytes() == run.vectors.pairs
     assert said.pairs == run.vectors.metadata.dataset.pairs  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_made_in_parts_it_is_the_run(finished: Path, model: Path, tmp_path: Path):
+    """The answers that pairs are made from are a round of their own."""
+    run, parts = tmp_path / "run", [tmp_path / "1", tmp_path / "2"]
+    for _ in range(4):
+        for number, part in enumerate(parts, 1):
+            carry_out(settings(model), part, part=Part(number, 2))
+        for one in (run, *parts):
+            with RunDirectory.open(one) as directory:
+                for other in {run, *parts} - {one}:
+                    if other.exists():
+                        take_rows(directory, other)
+    carry_out(settings(model), run)
+    assert left_behind(run) == left_behind(finished)
 
 
 def test_every_row_but_the_facts_has_a_ratio_and_verdicts_follow_from_it(

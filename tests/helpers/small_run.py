@@ -37,7 +37,7 @@ def config(model: Path | str, behavior: Path | str, /, **changes: Any) -> Experi
     return parse_config(settings(model, behavior, **changes), "the test")
 
 
-def carry_out(values: ExperimentConfig, folder: Path, **parts: bool) -> Told:
+def carry_out(values: ExperimentConfig, folder: Path, **parts: Any) -> Told:
     """Run or continue an experiment in this process."""
     told = Told()
     with RunDirectory.open(folder) as run:

@@ -50,7 +50,14 @@ def small(config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+# Networks of so many parts that telling what they are like takes seconds.
+MANIFOLD = ("Qwen/Qwen3-Next", "google/gemma-3n", "google/gemma-4")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * n.startswith(MANIFOLD)) for n in PUBLISHED],
+)
 def test_a_small_model_like_it_is_steered_in_a_batch_of_unlike_rows(name: str) -> None:
     mx.random.seed(0)
     network = built(small(PUBLISHED[name]))

@@ -48,7 +48,7 @@ from tests.oracle.cases import (
 from tests.oracle.hugging_face import HuggingFace, first_row
 
 LOGIT_ERROR = 1e-3  # measured: at most 3e-4
-MAX_TOKENS = 32
+MAX_TOKENS = 20
 
 
 @dataclass(frozen=True, eq=False)

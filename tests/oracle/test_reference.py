@@ -33,7 +33,7 @@ from tests.oracle.cases import BEHAVIOR, PAIRS, PROMPTS, SYSTEM, parting, relati
 from tests.reference import decoder, interventions, vectors
 
 STATE_ERROR, LOGIT_ERROR = 3e-5, 1e-3
-MAX_TOKENS = 32
+MAX_TOKENS = 20
 
 FOLDERS = {
     "llama": ("llama", {}),
@@ -164,6 +164,11 @@ CONDITIONS: dict[str, tuple[Effect, ...]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "sides",
+    [pytest.param(name, marks=[] if name == "llama" else pytest.mark.slow) for name in FOLDERS],
+    indirect=True,
+)
 def test_continuations_agree_for_every_operator_and_scope_in_one_batch(sides: Sides) -> None:
     prompts = [sides.ids(1), sides.ids(3, SYSTEM)]
     jobs, expected = [], []

@@ -55,6 +55,7 @@ def executed(code: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out.strip()
 
 
+@pytest.mark.slow
 def test_what_the_card_says_can_be_done_as_it_stands_there(
     card: str, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,12 +10,15 @@ from tests.zoo.configs import TYPES
 from tests.zoo.examine import examine
 from tests.zoo.write_results import RESULTS
 
-# One of each way of being odd: state, windows, shared keys and values, streams, chunks, tuples,
-# calls by keyword, caches without merge, no hidden_size, blocks that are not called.
-ODD = "deepseek_v41 gemma3n gemma4_text gpt2 gptj iquestloopcoder llama4 nemotron_h qwen3_5"
+# A refused one, one without hidden_size, one whose blocks are not called: odd, and quick.
+QUICK = ("deepseek_v41", "gpt2", "iquestloopcoder")
 
 
-def check(model_type: str) -> None:
+@pytest.mark.parametrize(
+    "model_type",
+    [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in TYPES],
+)
+def test_a_model_type_is_right_or_refused(model_type: str) -> None:
     found = examine(model_type)
     assert not found.wrong
     known = json.loads(RESULTS.read_text())
@@ -24,17 +27,6 @@ def check(model_type: str) -> None:
         assert found.verdict == known["types"][model_type]
         if not found.refused:
             assert found.traits["together"] == APART.get(model_type, "padded")
-
-
-@pytest.mark.parametrize("model_type", ODD.split())
-def test_a_model_type_of_an_odd_kind_is_right_or_refused(model_type: str) -> None:
-    check(model_type)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", [name for name in TYPES if name not in ODD.split()])
-def test_a_model_type_is_right_or_refused(model_type: str) -> None:
-    check(model_type)
 
 
 def test_at_most_a_few_types_are_refused_and_none_is_wrong() -> None:
