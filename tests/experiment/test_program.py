@@ -201,7 +201,7 @@ def test_the_comparison_has_the_prompt_the_vector_and_both_and_then_the_same_gat
     assert [cell(c) for c in controls.conditions] == [
         (kind, None, [(2, 0.5)]) for kind in ("random", "negated", "shuffled")
     ]
-    assert {i.set for i in controls.items} == {"target"}
+    assert {i.set for i in controls.items} == {"target", "other"}
     assert results.asked == [None, CALIBRATED, (2,)]
 
 
