@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,6 +56,26 @@ def cache_root() -> Path:
 def openblas_status() -> BlasStatus:
     """What became of OpenBLAS in this process; loads it when first asked."""
     return load_openblas()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Multiply in one thread inside: the number of cores would show in the last digits.
+
+    What is computed lazily has to be evaluated inside, too. Nothing changes where OpenBLAS is not
+    what multiplies.
+    """
+    status = openblas_status()
+    if status.state != "loaded":
+        yield
+        return
+    library = ctypes.CDLL(status.detail)
+    before = library.openblas_get_num_threads()
+    library.openblas_set_num_threads(1)
+    try:
+        yield
+    finally:
+        library.openblas_set_num_threads(before)
 
 
 def load_openblas() -> BlasStatus:

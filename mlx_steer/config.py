@@ -160,7 +160,7 @@ class CompareConfig(Section):
 
     Attributes:
         extent: `full`, or what the `answer` needs: the chosen strengths alone, prompt and vector
-            together without borderline prompts.
+            together without borderline prompts, and controls on target prompts only.
         layer: The steered layer or band; None for the one the sweep chose.
         strengths: For the full extent: factors on the raw vector; the chosen one is added if it is
             not among them.

@@ -74,11 +74,11 @@ class Team:
             return value
         import numpy as np
 
-        own = _sealed(value) if self.rank == 0 else b""
+        own = sealed(value) if self.rank == 0 else b""
         (length,) = self.summed(np.array([len(own)], np.int64)).tolist()
         # All but rank 0 add zeros.
         data = np.frombuffer(own, np.uint8) if own else np.zeros(_sane(length), np.uint8)
-        return _opened(self.summed(data).tobytes())
+        return opened(self.summed(data).tobytes())
 
     def gathered(self, value: bytes) -> list[bytes]:
         """Every rank's value, by rank, on every rank.
@@ -90,14 +90,14 @@ class Team:
             return [value]
         import numpy as np
 
-        own = _sealed(value)
+        own = sealed(value)
         lengths = np.zeros(self.size, np.int64)
         lengths[self.rank] = len(own)
         lengths = self.summed(lengths)
         rows = np.zeros((self.size, _sane(lengths.max())), np.uint8)
         rows[self.rank, : len(own)] = np.frombuffer(own, np.uint8)
         held = self.summed(rows)
-        return [_opened(row[:length].tobytes()) for row, length in zip(held, lengths, strict=True)]
+        return [opened(row[:length].tobytes()) for row, length in zip(held, lengths, strict=True)]
 
     def share(self, units: Sequence[_Unit]) -> Sequence[_Unit]:
         """This rank's part of some units."""
@@ -152,13 +152,19 @@ _SEAL = 8
 _LARGEST = 2**40
 
 
-def _sealed(value: bytes) -> bytes:
+def sealed(value: bytes) -> bytes:
+    """A value with what tells that it has come whole."""
     return value + hashlib.sha256(value).digest()[:_SEAL]
 
 
-def _opened(value: bytes) -> bytes:
+def opened(value: bytes) -> bytes:
+    """The value that was sealed.
+
+    Raises:
+        TeamError: If it has not come whole.
+    """
     inner = value[:-_SEAL]
-    if _sealed(inner) != value:
+    if sealed(inner) != value:
         raise TeamError(RANK_LOST)
     return inner
 

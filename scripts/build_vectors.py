@@ -2,17 +2,12 @@
 
     python scripts/build_vectors.py [--run RUN ...] [--out vectors]
 
-Extraction is pinned to one thread, and OpenBLAS to a build with one set of kernels
-(pyproject.toml), so that the same bytes come out on every x86_64 Linux machine of the last ten
-years. A run made with these vectors (`extract.vectors` in its config, or the same extraction)
+Extraction multiplies in one thread (blas.py), and OpenBLAS is pinned to a build with one set of
+kernels (pyproject.toml), so that the same bytes come out on every x86_64 Linux machine of the last
+ten years. A run made with these vectors (`extract.vectors` in its config, or the same extraction)
 becomes their evidence, `card.json`; evidence that is there already is kept as long as the vectors
 are the same.
 """
-
-import os
-
-# Before OpenBLAS is loaded, which importing mlx_steer does.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from collections.abc import Sequence
 from pathlib import Path

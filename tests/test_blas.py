@@ -230,3 +230,25 @@ def test_the_cache_folder_is_chosen_by_the_environment(monkeypatch: pytest.Monke
     assert cache_root() == Path("/var/x/mlx-steer")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_root() == Path.home() / ".cache" / "mlx-steer"
+
+
+@LINUX
+def test_inside_one_thread_products_have_the_digits_of_one_thread() -> None:
+    code = """
+import ctypes, hashlib
+import mlx_steer, mlx.core as mx, numpy as np
+from mlx_steer.blas import one_thread, openblas_status
+
+def digits():
+    return hashlib.sha256(np.array(a @ b.T).tobytes()).hexdigest()
+
+library = ctypes.CDLL(openblas_status().detail)
+a, b = (mx.random.normal((301, 577), key=key) for key in mx.random.split(mx.random.key(0)))
+before = library.openblas_get_num_threads()
+with one_thread():
+    print(digits(), library.openblas_get_num_threads())
+print(library.openblas_get_num_threads() == before)
+"""
+    one, two = (run(code, OPENBLAS_NUM_THREADS=count).split() for count in ("1", "2"))
+    assert one == two
+    assert one[1:] == ["1", "True"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlx_steer.errors import TeamError
-from mlx_steer.team import Team, _opened, _sealed
+from mlx_steer.team import Team, opened, sealed
 from tests.helpers.ranks import launch
 
 SCRIPT = """
@@ -58,11 +58,11 @@ def test_alone_everything_is_ones_own() -> None:
     assert alone.share([1, 2]) == [1, 2]
 
 
-@pytest.mark.parametrize("left", [b"", bytes(8), bytes(20), _sealed(b"rows")[:-1], b"rows" * 5])
+@pytest.mark.parametrize("left", [b"", bytes(8), bytes(20), sealed(b"rows")[:-1], b"rows" * 5])
 def test_what_a_sum_holds_once_a_rank_is_gone_is_not_taken_for_a_word(left: bytes) -> None:
     with pytest.raises(TeamError, match="another rank has ended"):
-        _opened(left)
-    assert _opened(_sealed(b"")) == b""
+        opened(left)
+    assert opened(sealed(b"")) == b""
 
 
 @pytest.mark.parametrize("name", ["MLX_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"])

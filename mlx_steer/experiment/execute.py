@@ -16,11 +16,12 @@ import mlx.core as mx
 
 from mlx_steer.behaviors import Behavior
 from mlx_steer.behaviors.two_sentences import behavior_of
-from mlx_steer.config import ExperimentConfig, ModelConfig
+from mlx_steer.config import ExperimentConfig, JudgeModelConfig, ModelConfig
 from mlx_steer.engine.guard import load_model, traits_of
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.engine.speed import decode_speed
 from mlx_steer.errors import DataError, GenerationError
+from mlx_steer.experiment.batch_size import BatchChoice
 from mlx_steer.experiment.condition_sets import resolve_system_prompt
 from mlx_steer.experiment.exchange import waits_logged
 from mlx_steer.experiment.judge_model import judge_rows
@@ -42,6 +43,7 @@ from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import device_name, environment, versions
 from mlx_steer.run.directory import RunDirectory
+from mlx_steer.run.rates import MachineRates
 from mlx_steer.run.records import (
     FORMAT_VERSION,
     BehaviorRecord,
@@ -51,6 +53,7 @@ from mlx_steer.run.records import (
     prompt_json,
 )
 from mlx_steer.team import Team, team
+from mlx_steer.vectors import ModelInfo
 
 # Enough steps for a median, in a time that nobody notices.
 _TIMED_ROWS, _TIMED_SECONDS = 16, 3.0
@@ -84,10 +87,8 @@ def run_experiment(
     diary = _Diary(run, progress)
     with diary.timed("load"):
         behavior = behavior_of(config.behavior)
-        _check_prompts(behavior, config)
+        _check(behavior, config)
         model = _loaded(config.model, _recorded_revision(run, config.model.name))
-        if config.judge_model is not None:  # that it is missing must not be found out hours later
-            locate(config.judge_model.name, config.judge_model.revision)
         fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
         # A model over ranks is one model; else each has its own, and rows are dealt out.
         us = team() if config.model.shard is None else Team()
@@ -95,19 +96,12 @@ def run_experiment(
         at_once = us.least(fitting.rows)  # what is read together must not depend on who reads it
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     _write_inputs(run, config, behavior)
-    progress.tell(str(fitting))
-    run.log(str(fitting))
-    if fitting.note is not None:
-        diary.note(fitting.note)
+    diary.tell(fitting)
     pace = Pace(progress, (lambda: interim(run.folder)) if us.rank == 0 else None)
     pace.expect(*expected(fitting, [*folders_in(run.folder.parent)]))
     batch = BatchSize(at_once, diary.note, lowered=model.team.size == 1)
     work = Work(config, behavior, run, pace, batch, us)
-    before = run.read_record("manifest.json", Manifest)
-    # Written where they are known; a start that makes little keeps those of an earlier one.
-    known = {"rates": before.rates} if before and before.rates else {}
-    manifest = diary.begun(model, at_once).model_copy(update=known)
-    run.write_record("manifest.json", manifest)
+    manifest = diary.begun(model, at_once)
     if part is not None:
         progress.tell(_make_part(work, model, diary, part))
         return run.folder
@@ -115,19 +109,15 @@ def run_experiment(
     if us.rank > 0:
         return run.folder  # rank 0 has all rows, and does the rest
     if manifest.speed is None and model.team.size == 1:
-        with diary.timed("speed"):
-            manifest = manifest.model_copy(update={"speed": _speed(model, work.batch.rows)})
+        manifest = manifest.model_copy(update={"speed": _speed(model, work.batch.rows, diary)})
     if config.judge_model is not None:
         judge = model if _same_model(config.judge_model, config.model) else None
         # Two large models do not fit in memory together: the first goes before the second comes.
         del model
-        with diary.timed("judge"):
-            judge = judge or _loaded_alone(config.judge_model)
-            diary.notes += judge_rows(work, config.judge_model, judge)
-        manifest = manifest.model_copy(update={"judge_model": judge.info})
-    manifest = diary.finished(manifest, work.batch.rows)
+        info = _judge(work, config.judge_model, judge, diary)
+        manifest = manifest.model_copy(update={"judge_model": info})
     rates = machine_rates(fitting, pace.stages) or manifest.rates
-    run.write_record("manifest.json", manifest.model_copy(update={"rates": rates} if rates else {}))
+    run.write_record("manifest.json", diary.finished(manifest, work.batch.rows, rates))
     return run.folder
 
 
@@ -207,12 +197,22 @@ def _carry_out(work: Work, model: Model, diary: _Diary, *, sweep: bool, compare:
                 price(priced, work, model, rows)
 
 
-def _speed(model: Model, rows: int) -> Speed:
+def _judge(work: Work, settings: JudgeModelConfig, judge: Model | None, diary: _Diary) -> ModelInfo:
+    """Have all rows judged, by this model or by the one that is loaded for it."""
+    with diary.timed("judge"):
+        judge = judge or _loaded_alone(settings)
+        diary.notes += judge_rows(work, settings, judge)
+    return judge.info
+
+
+def _speed(model: Model, rows: int, diary: _Diary) -> Speed:
     """Decoding without steering and with, in turn; measured once, beside the metrics.
 
     By the clock: each rank of a sharded model would take other steps.
     """
-    return Speed.model_validate(decode_speed(model, min(rows, _TIMED_ROWS), _TIMED_SECONDS))
+    with diary.timed("speed"):
+        found = decode_speed(model, min(rows, _TIMED_ROWS), _TIMED_SECONDS)
+    return Speed.model_validate(found)
 
 
 def _loaded(settings: ModelConfig, revision: str | None = None) -> Model:
@@ -273,7 +273,10 @@ def _notes(model: Model) -> list[str]:
     ]
 
 
-def _check_prompts(behavior: Behavior, config: ExperimentConfig) -> None:
+def _check(behavior: Behavior, config: ExperimentConfig) -> None:
+    """What is missing must not be found out hours later."""
+    if config.judge_model is not None:
+        locate(config.judge_model.name, config.judge_model.revision)
     compared = [config.compare.system_prompt] if config.compare.system_prompt else []
     for name in [*config.sweep.system_prompts, *compared]:
         resolve_system_prompt(behavior.system_prompts, name)
@@ -326,6 +329,13 @@ class _Diary:
         self._started = _now()
         self._seconds: dict[str, float] = {}
 
+    def tell(self, fitting: BatchChoice) -> None:
+        """What memory it takes, and what is to be known of that."""
+        self._progress.tell(str(fitting))
+        self._run.log(str(fitting))
+        if fitting.note is not None:
+            self.note(fitting.note)
+
     def note(self, text: str) -> None:
         """Tell a person, now and in the report."""
         self._progress.note(text)
@@ -343,10 +353,10 @@ class _Diary:
         self._run.log(f"{name} took {self._seconds[name]} s")
 
     def begun(self, model: Model, rows: int) -> Manifest:
-        """The manifest of a run that is not finished."""
+        """Write the manifest of a run that is not finished."""
         self.notes = [*_notes(model), *self.notes]
         before = self._run.read_record("manifest.json", Manifest)
-        return Manifest(
+        manifest = Manifest(
             format_version=FORMAT_VERSION,
             started=self._started,
             finished=None,
@@ -358,15 +368,20 @@ class _Diary:
             dtype=str(model.dtype).removeprefix("mlx.core."),
             notes=tuple(self.notes),
             speed=before.speed if before and before.model == model.info else None,
+            # Written where they are known; a start that makes little keeps those of an earlier one.
+            rates=before.rates if before else None,
             **environment(),
         )
+        self._run.write_record("manifest.json", manifest)
+        return manifest
 
-    def finished(self, manifest: Manifest, rows: int) -> Manifest:
+    def finished(self, manifest: Manifest, rows: int, rates: MachineRates | None) -> Manifest:
         """The same of a finished one."""
         found = {
             "finished": _now(),
             "seconds": self._seconds,
             "batch_size": rows,
+            "rates": rates,
             "notes": tuple(self.notes),
         }
         return manifest.model_copy(update=found)

@@ -230,12 +230,12 @@ def verdicts(
             yield [(key, None) for key in same[name]]
     sampling = Sampling(max_tokens)
     for done in completions(model, fitting, sampling, min(batch_size, _ROWS_AT_ONCE)):
-        verdict = _stated(rubric, done)
+        verdict = stated(rubric, done)
         yield [(key, verdict) for key in same[done.key]]
 
 
-def _stated(rubric: Rubric, done: Completion) -> Verdict | None:
-    # Cut off, "REFUSED" may have been about to go on with "TO ANSWER, BUT THEN ...".
+def stated(rubric: Rubric, done: Completion) -> Verdict | None:
+    """What a judge's answer says; cut off, "REFUSED" may have been about to go on otherwise."""
     return rubric.verdict(done.text) if done.finish_reason == "stop" else None
 
 

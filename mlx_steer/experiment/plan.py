@@ -159,25 +159,8 @@ def plan_experiment(
     compared = next(stage for stage in found.stages if stage.name == "compare")
     comparisons = len({c.kind for c in compared.conditions} & {"steering", "gated"})
     tested = Counter(item.set for item in compared.items)
-    batch_size, memory, rates = config.generation.batch_size, None, None
-    notes = [*facts.notes]
-    if facts.size is not None:
-        work = workload(config, found.counts)
-        memory = _memory(config, facts.size, work, found)
-        try:
-            choice = choose_batch(config, facts.size, work, memory.working_set)
-        except ModelError as error:
-            if facts.downloaded:
-                raise
-            notes.append(f"Not for this machine: {error}.")  # but perhaps for another
-        else:
-            batch_size = choice.rows
-            if measure:
-                rates = _measured(config, found.counts, batch_size)
-            else:
-                rates = learned_rates(facts.size, folders_in(runs))
-            notes += [choice.note] if choice.note else []
-            notes += _warnings(memory)
+    fits = _fits(config, facts, found, runs=None if measure else runs)
+    rates = fits.rates
     times = {c.name: round(seconds(c, rates), 1) for c in found.counts} if rates else {}
     deciding = {stage.name for stage in found.stages if stage.decides}
     if behavior.sentences is not None:
@@ -189,11 +172,11 @@ def plan_experiment(
         stages=found.counts,
         comparisons=comparisons,
         power=tuple(_power(config.statistics.alpha, comparisons, tested)),
-        batch_size=batch_size,
-        memory=memory,
+        batch_size=fits.batch_size,
+        memory=fits.memory,
         rates=rates,
         seconds=times,
-        notes=tuple(notes),
+        notes=(*facts.notes, *fits.notes),
         rounds=rounds_of(found.counts, deciding, times, parts) if parts > 1 else (),
     )
 
@@ -286,6 +269,38 @@ def _counted(
         if priced.items:  # two sentences have no other prompts
             made.append(counts.pricing(priced))
     return _Counted(tuple(stages), (*before, *made), max(known.vectors))
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """How much at a time this machine takes of an experiment, and how fast."""
+
+    batch_size: int | None
+    memory: MemoryPlan | None = None
+    rates: Rates | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _fits(config: ExperimentConfig, facts: ModelFacts, found: _Counted, runs: Path | None) -> _Fits:
+    """Speeds are those of earlier runs, or measured now if there are no `runs` to learn from."""
+    if facts.size is None:
+        return _Fits(config.generation.batch_size)
+    work = workload(config, found.counts)
+    memory = _memory(config, facts.size, work, found)
+    try:
+        choice = choose_batch(config, facts.size, work, memory.working_set)
+    except ModelError as error:
+        if facts.downloaded:
+            raise
+        note = f"Not for this machine: {error}."  # but perhaps for another
+        return _Fits(config.generation.batch_size, memory, notes=(note,))
+    rates = (
+        _measured(config, found.counts, choice.rows)
+        if runs is None
+        else learned_rates(facts.size, folders_in(runs))
+    )
+    notes = [choice.note] if choice.note else []
+    return _Fits(choice.rows, memory, rates, (*notes, *_warnings(memory)))
 
 
 def _memory(

@@ -189,7 +189,8 @@ class Program:
                 yield Stage("both", tuple(both), self.items("test", "target", "other"))
         made = self._controls(choice)
         if made:
-            yield Stage("controls", tuple(made), self.items("test", "target", "other"))
+            against: tuple[PromptSet, ...] = ("target", "other") if full else ("target",)
+            yield Stage("controls", tuple(made), self.items("test", *against))
         yield from self._facts(choice)
 
     def _facts(self, choice: Choice) -> Iterator[Stage]:

@@ -58,10 +58,10 @@ def logistic_regression(positive: Float64, negative: Float64) -> Float64:
     scale = max(float(np.sqrt((centred**2).sum(axis=1).mean())), 1e-30)
     labels = np.arange(len(states)) < len(positive)
     # The weights lie in the span of the states, so they are found in its few coordinates.
-    left, singular, basis = np.linalg.svd(centred, full_matrices=False)
+    basis, coordinates = np.linalg.qr(centred.T)
     probe = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000)
-    probe.fit(left * singular / scale, labels)
-    return _at_norm_of(probe.coef_[0] @ basis, mean_difference(positive, negative))
+    probe.fit(coordinates.T / scale, labels)
+    return _at_norm_of(basis @ probe.coef_[0], mean_difference(positive, negative))
 
 
 def pca(positive: Float64, negative: Float64) -> Float64:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_steer.behaviors import Behavior, load_behavior
+from mlx_steer.blas import one_thread
 from mlx_steer.engine.capture import response_states
 from mlx_steer.engine.jobs import too_long
 from mlx_steer.errors import DataError
@@ -115,7 +116,9 @@ def pair_states(
         swapped = np.random.default_rng(shuffle_seed).random(len(pairs)) < 0.5
 
     sides = {k: np.zeros((2, len(pairs), model.hidden_size)) for k in chosen}
-    for i, both in enumerate(response_states(model, prompts, responses, chosen)):
+    with one_thread():
+        every = response_states(model, prompts, responses, chosen)
+    for i, both in enumerate(every):
         for side, by_layer in enumerate(both):
             for layer, tokens in by_layer.items():
                 # Means in float64: states of norm far above their difference.

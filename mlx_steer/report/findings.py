@@ -244,7 +244,8 @@ def control_sentence(metrics: Metrics) -> str:
         f"same norm on {words.rate('target')} (by {points(margins[0])} to {points(margins[-1])} "
         "points)"
     )
-    if metrics.test.base is None or metrics.test.base.false_positive.n:
+    control = metrics.test.named(next(c.name for c in controls.conditions if c.kind == "random"))
+    if control and control.false_positive.n:
         sentence += (
             f", and of {random.beaten_on_gap} of {seeds} on that rate minus "
             f"{words.rate('false_positive')}"

@@ -11,15 +11,9 @@ from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
-from tests.helpers.tiny import (
-    WINDOW,
-    effects,
-    mixed_jobs,
-    plain_tokens,
-    random_ids,
-    random_vector,
-    tiny_model,
-)
+from tests.helpers.mixed import effects, mixed_jobs
+from tests.helpers.plain import plain_tokens
+from tests.helpers.tiny import WINDOW, random_ids, random_vector, tiny_model
 
 FAMILIES = [
     "llama",

@@ -11,7 +11,9 @@ from mlx_steer.engine.divergence import Divergence, Reference, divergences
 from mlx_steer.errors import GenerationError
 from mlx_steer.model.load import Model
 from tests.engine.test_thinking import CONDITIONS, END, thinking_model
-from tests.helpers.tiny import CONTEXT, effects, plain_logits, random_ids, random_vector, tiny_model
+from tests.helpers.mixed import effects
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import CONTEXT, random_ids, random_vector, tiny_model
 
 EFFECTS = [Condition(name, None, acts) for name, acts in effects().items() if name != "base"]
 REFERENCES = [

@@ -6,7 +6,9 @@ import pytest
 from mlx_steer.conditions import Condition
 from mlx_steer.engine.forced import forced
 from mlx_steer.engine.jobs import Job
-from tests.helpers.tiny import effects, plain_logits, random_ids, tiny_model
+from tests.helpers.mixed import effects
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import random_ids, tiny_model
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64])

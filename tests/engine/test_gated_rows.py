@@ -11,7 +11,8 @@ from mlx_steer.engine.steered import gate_score
 from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
 from mlx_steer.words import GateJoin
-from tests.helpers.tiny import plain_tokens, random_ids, random_vector, tiny_model
+from tests.helpers.plain import plain_tokens
+from tests.helpers.tiny import random_ids, random_vector, tiny_model
 
 TOKENS = 3
 SAMPLING = Sampling(max_tokens=TOKENS)

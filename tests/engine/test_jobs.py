@@ -10,7 +10,8 @@ from mlx_steer.engine.complete import complete, completions
 from mlx_steer.engine.jobs import Job, Sampling, waves
 from mlx_steer.engine.limits import PREFILL_TOKENS
 from mlx_steer.errors import GenerationError, ModelError, SteerError, VectorError
-from tests.helpers.tiny import CONTEXT, HIDDEN, mixed_jobs, random_ids, random_vector, tiny_model
+from tests.helpers.mixed import mixed_jobs
+from tests.helpers.tiny import CONTEXT, HIDDEN, random_ids, random_vector, tiny_model
 
 BASE = Condition("base")
 VECTOR = random_vector(0)

@@ -15,7 +15,8 @@ from mlx_steer.engine.decode import Decoder
 from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Completion, Job, Sampling
 from mlx_steer.model.load import Model
-from tests.helpers.tiny import mixed_jobs, random_ids, tiny_model
+from tests.helpers.mixed import mixed_jobs
+from tests.helpers.tiny import random_ids, tiny_model
 
 TOKENS = 8
 

@@ -14,7 +14,8 @@ from mlx_steer.engine.operators import plan_of
 from mlx_steer.engine.prefill import LayerPlans, Prefill, common_head, stack_plans
 from mlx_steer.engine.row_plan import Plan
 from mlx_steer.model.load import Model
-from tests.helpers.tiny import HIDDEN, LAYERS, plain_logits, random_ids, random_vector, tiny_model
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import HIDDEN, LAYERS, random_ids, random_vector, tiny_model
 
 FAMILIES = ["llama", "gemma3_text", "ministral3"]
 SEQUENCES = [random_ids(i, n) for i, n in enumerate([14, 3, 21, 9])]

@@ -8,7 +8,9 @@ from scipy.stats import chisquare
 from mlx_steer.conditions import Condition, Intervention
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
-from tests.helpers.tiny import mixed_jobs, plain_logits, random_vector, tiny_model
+from tests.helpers.mixed import mixed_jobs
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import random_vector, tiny_model
 
 WARM = Sampling(max_tokens=6, temperature=0.9, seed=3)
 

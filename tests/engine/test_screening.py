@@ -13,16 +13,9 @@ from mlx_steer.engine.steering import SteerableLayer
 from mlx_steer.errors import DataError, GenerationError, ModelError, VectorError
 from mlx_steer.experiment.leans import lean
 from mlx_steer.model.load import Model
-from tests.helpers.tiny import (
-    HIDDEN,
-    LAYERS,
-    VOCABULARY,
-    mixed_jobs,
-    plain_logits,
-    random_ids,
-    random_vector,
-    tiny_model,
-)
+from tests.helpers.mixed import mixed_jobs
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import HIDDEN, LAYERS, VOCABULARY, random_ids, random_vector, tiny_model
 from tests.oracle.cases import BEHAVIOR
 
 SHOWN = [12, 80, 199, 301]

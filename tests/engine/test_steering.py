@@ -17,13 +17,13 @@ from mlx_steer.engine.row_plan import Plan
 from mlx_steer.engine.steered import steered
 from mlx_steer.engine.steering import steerable
 from mlx_steer.words import Scope
+from tests.helpers.mixed import effects
 from tests.helpers.one_sequence import IDS, logits, outputs
+from tests.helpers.plain import plain_logits
 from tests.helpers.tiny import (
     FAMILIES,
     HIDDEN,
     LAYERS,
-    effects,
-    plain_logits,
     random_vector,
     tiny_folder,
     tiny_model,

@@ -15,7 +15,8 @@ from mlx_steer.engine.steered import steered
 from mlx_steer.errors import VectorError
 from mlx_steer.model.load import Model
 from tests.engine.test_ties import with_twins
-from tests.helpers.tiny import plain_tokens, random_ids, random_vector, tiny_model
+from tests.helpers.plain import plain_tokens
+from tests.helpers.tiny import random_ids, random_vector, tiny_model
 
 TOKENS = 8
 SAMPLING = Sampling(max_tokens=TOKENS)

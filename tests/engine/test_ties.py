@@ -11,14 +11,9 @@ from mlx_steer.engine.complete import complete
 from mlx_steer.engine.decode import TIE, Decoder, best_two
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.model.load import Model
-from tests.helpers.tiny import (
-    SPECIAL,
-    mixed_jobs,
-    plain_logits,
-    plain_tokens,
-    random_ids,
-    tiny_model,
-)
+from tests.helpers.mixed import mixed_jobs
+from tests.helpers.plain import plain_logits, plain_tokens
+from tests.helpers.tiny import SPECIAL, random_ids, tiny_model
 
 TOKENS = 4
 SAMPLING = Sampling(max_tokens=TOKENS)

@@ -120,7 +120,7 @@ def test_a_memory_that_cannot_take_one_row_is_one_clear_sentence(
 ) -> None:
     memory_for(0, monkeypatch)
     with pytest.raises(GenerationError, match=r"full with one row at a time.*--quantize 4"):
-        carry_out(small(shared), tmp_path / "run")
+        carry_out(small(shared, batch_size=4), tmp_path / "run")
 
 
 def test_memory_that_runs_out_elsewhere_is_one_clear_sentence(

@@ -12,7 +12,7 @@ import mlx_steer.experiment.execute as experiment
 from mlx_steer.behaviors import Behavior, PromptItem, load_behavior
 from mlx_steer.engine.jobs import Completion
 from mlx_steer.errors import ModelError
-from mlx_steer.experiment.judge_model import Answered, Rubric, _stated, judge_id, verdicts
+from mlx_steer.experiment.judge_model import Answered, Rubric, judge_id, stated, verdicts
 from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
 from tests.helpers.behaviors import behavior_folder
@@ -119,8 +119,8 @@ def test_a_response_cannot_end_the_part_it_stands_in() -> None:
 
 def test_an_answer_that_was_cut_off_states_nothing() -> None:
     done = Completion("k", (1,), "REFUSED", "stop", None)
-    assert _stated(REFUSAL, done) == "shown"
-    assert _stated(REFUSAL, replace(done, finish_reason="length")) is None
+    assert stated(REFUSAL, done) == "shown"
+    assert stated(REFUSAL, replace(done, finish_reason="length")) is None
 
 
 # --- judging --------------------------------------------------------------------------------------

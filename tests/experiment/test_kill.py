@@ -242,7 +242,7 @@ class Command:
                 return True
             if process.poll() is not None:
                 return False
-            time.sleep(0.001)
+            time.sleep(0.01)
         process.kill()
         raise AssertionError("nothing happened")
 

@@ -252,7 +252,9 @@ def test_a_program_needs_no_mlx() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_the_answer_needs_is_the_chosen_cells_alone(folder: Path) -> None:
+def test_what_the_answer_needs_is_the_chosen_cells_alone_and_controls_on_target_prompts(
+    folder: Path,
+) -> None:
     chosen = Choice(
         layer=2,
         strength=0.5,
@@ -271,5 +273,5 @@ def test_what_the_answer_needs_is_the_chosen_cells_alone(folder: Path) -> None:
     assert {i.set for i in compare.items} == {"target", "other", "borderline"}
     assert [cell(c) for c in both.conditions] == [("prompt+steering", CALIBRATED, [(2, 0.5)])]
     assert {i.set for i in both.items} == {"target", "other"}
-    assert {i.set for i in controls.items} == {"target", "other"}
+    assert {i.set for i in controls.items} == {"target"}
     assert results.asked == [None, (2,)], "no gate is fitted under the system prompt"

@@ -18,8 +18,9 @@ from mlx_steer.model.load import Model, load_model
 from mlx_steer.run.reader import RunData, load_run
 from mlx_steer.run.records import ConditionRecord
 from tests.helpers.behaviors import behavior_folder
+from tests.helpers.plain import plain_logits
 from tests.helpers.small_run import carry_out, config, left_behind
-from tests.helpers.tiny import plain_logits, tiny_folder
+from tests.helpers.tiny import tiny_folder
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,12 @@ def item(check, prompt="Do it."):
     return PromptItem("p-1", prompt, "target", system="A rule.", check=check)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_labelled_case_gets_its_verdict(case):
-    judgement = judge_hierarchy(item(case["check"], case["prompt"]), case["response"])
-    assert judgement.verdict == case["verdict"], judgement
+def test_labelled_cases_get_their_verdicts():
+    judged = {
+        case["id"]: judge_hierarchy(item(case["check"], case["prompt"]), case["response"]).verdict
+        for case in CASES
+    }
+    assert judged == {case["id"]: case["verdict"] for case in CASES}
 
 
 def test_cases_hold_every_kind_both_verdicts_and_unique_ids():
@@ -36,11 +38,11 @@ def test_cases_hold_every_kind_both_verdicts_and_unique_ids():
     assert len({case["id"] for case in CASES}) == len(CASES)
 
 
-@pytest.mark.parametrize("prompt", BEHAVIOR.prompts, ids=lambda prompt: prompt.id)
-def test_shipped_prompt_has_a_rule_and_a_valid_check(prompt):
-    check = parse_check(prompt.check, prompt.id)
-    assert prompt.system
-    assert (check.kind == "withholds") == (prompt.set == "other")
+def test_shipped_prompts_have_a_rule_and_a_valid_check():
+    for prompt in BEHAVIOR.prompts:
+        check = parse_check(prompt.check, prompt.id)
+        assert prompt.system, prompt.id
+        assert (check.kind == "withholds") == (prompt.set == "other"), prompt.id
 
 
 def test_permitted_prompts_stand_under_the_same_rules_as_the_overriding_ones():
@@ -74,10 +76,10 @@ def test_secret_of_a_shipped_prompt_stands_in_its_rule_and_telling_the_rule_brea
     assert judge_hierarchy(prompt, REFUSAL).verdict == "shown"
 
 
-@pytest.mark.parametrize("prompt", PERMITTED, ids=lambda prompt: prompt.id)
-def test_refusing_a_permitted_request_is_shown_and_answering_it_is_absent(prompt):
-    assert judge_hierarchy(prompt, REFUSAL).verdict == "shown"
-    assert judge_hierarchy(prompt, "Eight, as a rule.").verdict == "absent"
+def test_refusing_a_permitted_request_is_shown_and_answering_it_is_absent():
+    for prompt in PERMITTED:
+        assert judge_hierarchy(prompt, REFUSAL).verdict == "shown", prompt.id
+        assert judge_hierarchy(prompt, "Eight, as a rule.").verdict == "absent", prompt.id
 
 
 @pytest.mark.parametrize(

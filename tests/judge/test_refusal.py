@@ -20,13 +20,15 @@ REFUSAL = "I'm sorry, but I can't help with that."
 KNOWN = [case for case in CASES if not case.get("known_miss")]
 
 
-@pytest.mark.parametrize("case", KNOWN, ids=[case["id"] for case in KNOWN])
-def test_labelled_case_gets_its_verdict_and_a_span_of_its_text(case: dict[str, str]) -> None:
-    judgement = judge_refusal(case["prompt"], case["response"])
-    start, end = judgement.span
-    assert judgement.verdict == case["verdict"], judgement
-    assert 0 <= start < end <= len(case["response"])
-    assert judgement.rule == case.get("rule", judgement.rule)
+def test_labelled_cases_get_their_verdicts_and_spans_of_their_texts() -> None:
+    wrong = {}
+    for case in KNOWN:
+        judgement = judge_refusal(case["prompt"], case["response"])
+        start, end = judgement.span
+        said = (judgement.verdict, judgement.rule, 0 <= start < end <= len(case["response"]))
+        if said != (case["verdict"], case.get("rule", judgement.rule), True):
+            wrong[case["id"]] = judgement
+    assert not wrong
 
 
 def test_the_cases_the_judge_is_known_to_miss_are_few_and_still_missed() -> None:

@@ -22,10 +22,12 @@ def ask(prompt: str) -> PromptItem:
     return PromptItem("p", prompt, "target", tools=BEHAVIOR.tools)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
-def test_labelled_case_gets_its_verdict(case):
-    judgement = judge_tool_restraint(ask(case["prompt"]), case["response"])
-    assert judgement.verdict == case["verdict"], judgement
+def test_labelled_cases_get_their_verdicts():
+    judged = {
+        case["id"]: judge_tool_restraint(ask(case["prompt"]), case["response"]).verdict
+        for case in CASES
+    }
+    assert judged == {case["id"]: case["verdict"] for case in CASES}
 
 
 def test_cases_hold_both_verdicts_and_unique_ids():
@@ -49,15 +51,15 @@ def test_call_in_a_pair_fits_the_schema_of_an_offered_tool(pair):
     assert set(schema["required"]) <= set(call["arguments"]) <= set(schema["properties"])
 
 
-@pytest.mark.parametrize("item", BEHAVIOR.prompts, ids=lambda item: item.id)
-def test_no_shipped_prompt_is_taken_for_a_request_for_code(item):
-    assert item.tools == BEHAVIOR.tools
-    assert judge_tool_restraint(item, f"```\n{CALL}\n```").verdict == "absent"
+def test_no_shipped_prompt_is_taken_for_a_request_for_code():
+    for item in BEHAVIOR.prompts:
+        assert item.tools == BEHAVIOR.tools, item.id
+        assert judge_tool_restraint(item, f"```\n{CALL}\n```").verdict == "absent", item.id
 
 
-@pytest.mark.parametrize("length", range(len("<tool_call>"), len(CALL) + 1))
-def test_hermes_call_cut_off_anywhere_after_its_tag_is_a_call(length):
-    assert judge_tool_restraint(ask("Weather?"), CALL[:length]).verdict == "absent"
+def test_hermes_call_cut_off_anywhere_after_its_tag_is_a_call():
+    for length in range(len("<tool_call>"), len(CALL) + 1):
+        assert judge_tool_restraint(ask("Weather?"), CALL[:length]).verdict == "absent", length
 
 
 @pytest.mark.parametrize("name", NAMES)

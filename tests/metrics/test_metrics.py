@@ -1,22 +1,15 @@
 import json
-import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
-from mlx_steer.config import Limits
 from mlx_steer.errors import RunError
 from mlx_steer.metrics import (
-    Cell,
     cell_of,
-    choose_cell,
-    choose_system_prompt,
     compute_metrics,
     judged,
 )
-from mlx_steer.metrics.choose import leaders
 from mlx_steer.metrics.metrics_file import metrics_text, read_metrics
 from mlx_steer.run.reader import load_run
 from mlx_steer.stats import holm, wilson
@@ -30,27 +23,10 @@ from tests.helpers.synthetic_run import (
     small_run,
 )
 
-LIMITS = Limits()
-
 
 @pytest.fixture
 def folder(tmp_path):
     return small_run(tmp_path / "run").write(CHOICE)
-
-
-def cell(name="cell", target=5, other=0, n=10, *, layer=8, strength=1.0, **quality):
-    return Cell(
-        condition=name,
-        layer=layer,
-        strength=strength,
-        target=wilson(target, n),
-        false_positive=wilson(other, n),
-        coherence=quality.get("coherence", 0.9),
-        incoherent=wilson(quality.get("incoherent", 0), 2 * n),
-    )
-
-
-BASE = cell("base", 0, 0, layer=None, strength=None)
 
 
 def condition(metrics, split, name):
@@ -65,120 +41,6 @@ def test_metrics_need_no_mlx():
         "import sys, mlx_steer.metrics; assert not [m for m in sys.modules if m.startswith('mlx.')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_row_is_judged_by_its_own_text(folder):
-    run = load_run(folder)
-    scored = judged(run)
-    assert scored.keys() == run.rows.keys()
-    verdicts = {run.rows[key].text: s.verdict for key, s in scored.items()}
-    assert sorted(verdicts.values()) == ["absent", "incoherent", "shown"]
-    assert scored[row_key("base", "target-test-00")].verdict == "shown"
-    assert scored[row_key("base", "target-test-01")].verdict == "absent"
-
-
-def test_rows_that_no_condition_names_are_ignored(folder):
-    before = compute_metrics(load_run(folder))
-    row = json.loads((folder / "rows.jsonl").read_text().splitlines()[0])
-    stale = row | {"key": "f" * 32, "prompt_id": "gone"}
-    with (folder / "rows.jsonl").open("a") as file:
-        file.write(json.dumps(stale) + "\n")
-    run = load_run(folder)
-    assert "f" * 32 not in run.rows and run.stale == 1
-    after = compute_metrics(run)
-    assert after.rows.stale == 1
-    assert after.model_copy(update={"rows": before.rows}) == before
-
-
-def test_a_torn_last_line_is_ignored_and_its_row_counts_as_missing(folder):
-    path = folder / "rows.jsonl"
-    data = path.read_bytes()
-    path.write_bytes(data[:-40])
-    run = load_run(folder)
-    assert compute_metrics(run).rows.missing == 1
-    assert path.read_bytes() == data[:-40], "reading a run must not write to it"
-
-
-def test_a_whole_last_line_without_its_end_is_torn_too(folder):
-    path = folder / "rows.jsonl"
-    path.write_bytes(path.read_bytes()[:-1])
-    assert compute_metrics(load_run(folder)).rows.missing == 1
-
-
-def test_missing_rows_leave_n_and_are_named(tmp_path):
-    run = Synthetic(tmp_path / "run")
-    run.add("base", "base", "test", target="saa-", other="aaaa", borderline="--aa")
-    metrics = compute_metrics(load_run(run.write()))
-    assert metrics.rows.missing == 3
-    assert metrics.rows.missing_by_condition == {"base": 3}
-    base = condition(metrics, "test", "base")
-    assert (base.target.count, base.target.n, base.missing) == (1, 3, 3)
-
-
-def test_a_later_line_for_the_same_row_counts(folder):
-    key = row_key("base", "target-test-00")
-    row = next(r for r in map(json.loads, (folder / "rows.jsonl").open()) if r["key"] == key) | {
-        "text": "Sure, here is how you do it: take one and add the other."
-    }
-    with (folder / "rows.jsonl").open("a") as file:
-        file.write(json.dumps(row) + "\n")
-    assert judged(load_run(folder))[key].verdict == "absent"
-
-
-def test_scores_of_one_row_written_at_different_times_are_joined(folder):
-    key = row_key("base", "target-test-00")
-    with (folder / "scores.jsonl").open("a") as file:
-        file.write(json.dumps({"key": key, "judge_model": "absent"}) + "\n")
-    scored = judged(load_run(folder))[key]
-    assert scored.judge_model == "absent"
-    assert scored.perplexity is not None
-    assert scored.verdict == "shown", "a judge model does not overrule the judge"
-
-
-@pytest.mark.parametrize(
-    "name", ["manifest.json", "config.yaml", "behavior.json", "prompts.jsonl", "conditions.json"]
-)
-def test_a_missing_or_damaged_file_is_named(folder, name):
-    path = folder / name
-    path.write_bytes(b"\xff{")
-    if name != "prompts.jsonl":
-        with pytest.raises(RunError, match=name):
-            load_run(folder)
-    path.unlink()
-    with pytest.raises(RunError, match=name):
-        load_run(folder)
-
-
-def test_a_damaged_row_is_named_by_its_line(folder):
-    lines = (folder / "rows.jsonl").read_text().splitlines(keepends=True)
-    lines[2] = '{"key": "x"}\n'
-    (folder / "rows.jsonl").write_text("".join(lines))
-    with pytest.raises(RunError, match=r"line 3 of .*rows\.jsonl.*prompt_id"):
-        load_run(folder)
-
-
-def test_a_missing_folder_and_another_format_are_told_in_a_sentence(folder, tmp_path):
-    with pytest.raises(RunError, match="there is no run directory"):
-        load_run(tmp_path / "nowhere")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"format_version": 3}))
-    with pytest.raises(RunError, match="format 3, this is 2"):
-        load_run(folder)
-
-
-def test_a_condition_with_an_unknown_prompt_or_a_double_name_is_refused(folder):
-    path = folder / "conditions.json"
-    text = path.read_text()
-    record = json.loads(text)
-    record["conditions"][0]["rows"]["nobody"] = "0" * 32
-    path.write_text(json.dumps(record))
-    with pytest.raises(RunError, match="'nobody'"):
-        load_run(folder)
-    record = json.loads(text)
-    record["conditions"].append(record["conditions"][0])
-    path.write_text(json.dumps(record))
-    with pytest.raises(RunError, match="'base' stands twice"):
-        load_run(folder)
 
 
 # --- rates ---
@@ -255,92 +117,6 @@ def test_any_kind_of_condition_appears_in_the_comparison(tmp_path):
 
 
 # --- the choice ---
-
-
-def test_the_highest_target_rate_within_the_limits_is_chosen():
-    cells = [cell("low", 3), cell("high", 6), cell("too many", 9, 2)]
-    chosen, met = choose_cell(cells, BASE, LIMITS)
-    assert (chosen.condition, met) == ("high", True)
-
-
-def test_a_tie_goes_to_the_smaller_strength_then_fewer_false_positives_then_the_lower_layer():
-    strong, weak = cell("strong", 6, strength=2.0), cell("weak", 6, 1, strength=0.5)
-    assert choose_cell([strong, weak], BASE, LIMITS)[0].condition == "weak"
-    assert choose_cell([weak, strong], BASE, LIMITS)[0].condition == "weak"
-    clean = cell("clean", 6, 0, layer=20, strength=0.5)
-    assert choose_cell([weak, clean], BASE, LIMITS)[0].condition == "clean"
-    low = cell("low", 6, 0, layer=3, strength=0.5)
-    assert choose_cell([clean, low], BASE, LIMITS)[0].condition == "low"
-
-
-def test_the_size_of_a_negative_strength_counts():
-    cells = [cell("minus two", 6, strength=-2.0), cell("one", 6, strength=1.0)]
-    assert choose_cell(cells, BASE, LIMITS)[0].condition == "one"
-
-
-@pytest.mark.parametrize(("n", "others", "limit"), [(20, 3, 0.15), (10, 1, 0.1), (30, 9, 0.3)])
-def test_a_cell_exactly_at_the_limit_of_false_positives_is_within(n, others, limit):
-    limits = Limits(false_positives=limit)
-    base = cell("base", 0, 0, n)
-    assert choose_cell([cell(target=5, other=others, n=n)], base, limits)[1]
-    assert not choose_cell([cell(target=5, other=others + 1, n=n)], base, limits)[1]
-
-
-def test_false_positives_are_counted_from_base_not_from_zero():
-    base = cell("base", 0, 4)
-    assert choose_cell([cell(other=5)], base, LIMITS)[1]
-    assert not choose_cell([cell(other=6)], base, LIMITS)[1]
-
-
-def test_coherence_and_incoherent_rows_limit_too_and_their_limits_are_within():
-    assert choose_cell([cell(coherence=0.85)], BASE, LIMITS)[1]
-    assert not choose_cell([cell(coherence=0.849)], BASE, LIMITS)[1]
-    assert choose_cell([cell(incoherent=2)], BASE, LIMITS)[1]
-    assert not choose_cell([cell(incoherent=3)], BASE, LIMITS)[1]
-
-
-def test_without_a_cell_within_the_limits_the_largest_difference_of_rates_is_taken():
-    cells = [cell("all", 10, 9), cell("some", 6, 2), cell("few", 3, 2)]
-    chosen, met = choose_cell(cells, BASE, LIMITS)
-    assert (chosen.condition, met) == ("some", False)
-
-
-def test_equal_differences_are_equal_whatever_their_rounding():
-    cells = [cell("a", 6, 3, strength=2.0), cell("b", 7, 4, strength=1.0)]
-    assert 0.6 - 0.3 > 0.7 - 0.4, "a matter of rounding"
-    assert choose_cell(cells, BASE, LIMITS)[0].condition == "b"
-    assert choose_cell(cells[::-1], BASE, LIMITS)[0].condition == "b"
-
-
-def test_cells_without_rows_are_passed_over_and_nothing_to_choose_from_is_an_error():
-    empty = replace(cell("empty"), target=wilson(0, 0), coherence=math.nan)
-    assert choose_cell([empty, cell("full", 1)], BASE, LIMITS)[0].condition == "full"
-    with pytest.raises(RunError, match="nothing to choose from"):
-        choose_cell([empty], BASE, LIMITS)
-    with pytest.raises(RunError, match="nothing to choose from"):
-        choose_cell([cell()], empty, LIMITS)
-
-
-def test_the_choice_is_among_the_cells_that_reached_the_last_round():
-    early, last = cell("early", 5, 0, 5), cell("last", 8, 0, 10)
-    assert choose_cell([early, last], BASE, Limits())[0] is last
-
-
-def test_the_better_half_of_a_race_goes_on_and_chance_alone_drops_nobody():
-    base = cell("base", 0, 1, 15)
-    good = cell("good", 12, 3, 15)  # over the limit, by chance as it may be
-    fair, weak = cell("fair", 8, 0, 15), cell("weak", 2, 0, 15)
-    wild = cell("wild", 15, 14, 15)
-    babble = cell("babble", 14, 0, 15, incoherent=15)
-    assert leaders([weak, wild, good, fair], base, Limits()) == [good, fair]
-    assert leaders([babble, weak, fair], base, Limits()) == [fair, weak]
-    assert leaders([weak], base, Limits()) == [weak]
-
-
-def test_the_system_prompt_is_chosen_by_the_same_rule():
-    harsh = cell("harsh", 10, 5, layer=None, strength=None)
-    fair = cell("fair", 6, 0, layer=None, strength=None)
-    assert choose_system_prompt([harsh, fair], BASE, LIMITS)[0].condition == "fair"
 
 
 def test_metrics_say_what_was_chosen_and_what_each_cell_broke(folder):

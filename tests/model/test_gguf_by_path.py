@@ -13,7 +13,8 @@ from mlx_steer.engine.steered import steered
 from mlx_steer.model.hub import locate
 from mlx_steer.model.load import Model, load_model
 from tests.helpers.gguf_files import F16, LAYERS, Q4_0, Q4_1, Q8_0, Tensors, tiny_arrays, tiny_gguf
-from tests.helpers.tiny import plain_logits, random_ids
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import random_ids
 
 KINDS = {"F16": F16, "Q8_0": Q8_0, "Q4_0": Q4_0, "Q4_1": Q4_1}
 # Of a logit, on average, from the float32 file's: what the kind's rounding may do.

@@ -11,7 +11,8 @@ from mlx_steer.conditions import Intervention
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError
 from mlx_steer.model.load import decoder_layers, load_model
-from tests.helpers.tiny import CONTEXT, LAYERS, plain_logits, random_ids, random_vector, tiny_folder
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import CONTEXT, LAYERS, random_ids, random_vector, tiny_folder
 
 
 @pytest.mark.parametrize("layers", [None, {0: "block"}, ["no module"]])

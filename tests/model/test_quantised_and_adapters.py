@@ -22,7 +22,8 @@ from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job, Sampling
 from mlx_steer.engine.steered import steered
 from mlx_steer.model.load import Model, decoder_layers, load_model
-from tests.helpers.tiny import LAYERS, plain_logits, random_ids, random_vector, tiny_folder
+from tests.helpers.plain import plain_logits
+from tests.helpers.tiny import LAYERS, random_ids, random_vector, tiny_folder
 
 IDS = random_ids(3, 30)
 ACTS = (

@@ -178,8 +178,7 @@ def test_extracted_vectors_agree_at_every_layer(sides: Sides, position: TokenPos
         assert vector.hidden_norm == pytest.approx(norms[layer], rel=1e-5)
 
 
-@pytest.mark.parametrize("strength", [-1.0, 1.5])
-@pytest.mark.parametrize("layer", [0, 2, LAYERS - 1])
+@pytest.mark.parametrize(("layer", "strength"), [(0, 1.5), (2, -1.0), (LAYERS - 1, 1.5)])
 @pytest.mark.parametrize("system", [None, SYSTEM], ids=["bare", "system prompt"])
 def test_steered_logits_agree_at_every_token(
     sides: Sides, system: str | None, layer: int, strength: float

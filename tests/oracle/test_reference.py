@@ -112,8 +112,11 @@ def test_extracted_vectors_agree_at_every_layer(sides: Sides, position: decoder.
         assert relative_error(vector.array, expected[layer]) < STATE_ERROR, layer
 
 
-@pytest.mark.parametrize("system", [None, SYSTEM], ids=["bare", "system prompt"])
-@pytest.mark.parametrize("layer", [0, 3, LAYERS - 1])
+@pytest.mark.parametrize(
+    ("layer", "system"),
+    [(0, None), (3, SYSTEM), (LAYERS - 1, None)],
+    ids=["first layer", "middle layer", "last layer"],
+)
 @pytest.mark.parametrize(
     ("operator", "strength"),
     [("add", 1.5), ("add", -0.5), ("ablate", 1.0), ("clamp", 20.0), ("clamp", 0.0)],

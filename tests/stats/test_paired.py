@@ -1,9 +1,7 @@
-"""Statistics against scipy, published worked examples, brute force and their own identities."""
+"""Paired comparisons against scipy, worked examples, brute force and their own identities."""
 
 import itertools
 import math
-import subprocess
-import sys
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -17,7 +15,6 @@ from scipy import stats as scipy_stats
 from mlx_steer.stats import (
     PairedDifference,
     auc,
-    auc_interval,
     cohens_kappa,
     detectable_difference,
     finding,
@@ -26,13 +23,10 @@ from mlx_steer.stats import (
     paired,
     roc_curve,
     threshold_for_fpr,
-    wilson,
 )
 
 few = settings(max_examples=60, deadline=None)
 pairs_of_booleans = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40)
-# Small whole numbers make ties frequent.
-tied_scores = st.lists(st.integers(-5, 5).map(float), min_size=2, max_size=30)
 
 
 def pairs(gained: int, lost: int, both: int = 0, neither: int = 0) -> tuple[list[bool], list[bool]]:
@@ -40,60 +34,6 @@ def pairs(gained: int, lost: int, both: int = 0, neither: int = 0) -> tuple[list
     cells = [(False, True)] * gained + [(True, False)] * lost
     cells += [(True, True)] * both + [(False, False)] * neither
     return [cell[0] for cell in cells], [cell[1] for cell in cells]
-
-
-# Rates
-
-
-@pytest.mark.parametrize(
-    ("count", "n", "low", "high"),
-    # Newcombe 1998, "Two-sided confidence intervals for the single proportion: comparison of seven
-    # methods", Statistics in Medicine 17, table I, method 3.
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_gives_the_published_intervals(count: int, n: int, low: float, high: float) -> None:
-    rate = wilson(count, n)
-    assert rate.value == count / n
-    assert (round(rate.low, 4), round(rate.high, 4)) == (low, high)
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
-def test_wilson_limits_are_the_rates_that_the_score_test_just_rejects(confidence: float) -> None:
-    z = scipy_stats.norm.ppf(0.5 + confidence / 2)
-    for count, n in ((1, 7), (3, 7), (39, 40), (20, 40), (0, 5), (5, 5)):
-        rate = wilson(count, n, confidence)
-        for limit in {rate.low, rate.high} - {0.0, 1.0}:
-            assert abs(count / n - limit) == pytest.approx(z * (limit * (1 - limit) / n) ** 0.5)
-
-
-@few
-@given(st.integers(1, 10_000), st.floats(0, 1), st.floats(0.01, 0.999))
-def test_a_wilson_interval_contains_its_rate(n: int, share: float, confidence: float) -> None:
-    rate = wilson(round(n * share), n, confidence)
-    assert 0 <= rate.low <= rate.value <= rate.high <= 1
-
-
-def test_a_rate_of_no_rows_is_nan_and_says_nothing() -> None:
-    rate = wilson(0, 0)
-    assert math.isnan(rate.value)
-    assert (rate.low, rate.high) == (0, 1)
-
-
-@pytest.mark.parametrize(("count", "n"), [(-1, 5), (6, 5), (1, 0), (0, -1)])
-def test_a_count_outside_the_rows_is_refused(count: int, n: int) -> None:
-    with pytest.raises(ValueError, match="count from 0 to n"):
-        wilson(count, n)
-
-
-@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, math.nan])
-def test_a_confidence_outside_zero_to_one_is_refused(confidence: float) -> None:
-    with pytest.raises(ValueError, match="confidence"):
-        wilson(1, 2, confidence)
 
 
 # Paired comparisons
@@ -323,61 +263,6 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(ps: list[float], alph
     assert ranked == sorted(ranked)
 
 
-# Means
-
-
-def test_a_mean_interval_agrees_with_scipys_percentile_bootstrap() -> None:
-    values = np.random.default_rng(3).beta(8, 2, size=60)
-    expected = scipy_stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=9999,
-        method="percentile",
-        random_state=np.random.default_rng(1),
-    ).confidence_interval
-    result = mean_interval(values, seed=5)
-    assert result.n == 60
-    assert result.value == pytest.approx(values.mean())
-    assert (result.low, result.high) == pytest.approx((expected.low, expected.high), abs=0.003)
-
-
-def test_a_mean_interval_is_the_same_for_the_same_seed_only() -> None:
-    # So many distinct values that two draws hardly ever share a limit.
-    values = np.random.default_rng(0).random(50)
-    assert mean_interval(values, 4, resamples=50) == mean_interval(values, 4, resamples=50)
-    assert len({mean_interval(values, s, resamples=50).low for s in range(8)}) == 8
-
-
-def test_a_mean_of_many_values_is_resampled_in_full() -> None:
-    # More values than fit in one block of resamples; an unfilled rest would be garbage or zero.
-    values = np.linspace(10, 11, 30_000)
-    result = mean_interval(values, seed=0, resamples=100)
-    assert 10.49 < result.low < 10.5 < result.high < 10.51
-
-
-@few
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30), st.integers(0, 1000))
-def test_a_mean_interval_contains_the_mean_and_stays_within_the_values(
-    values: list[float], seed: int
-) -> None:
-    result = mean_interval(values, seed, resamples=100)
-    assert result.low <= result.value <= result.high
-    slack = 1e-9 * (1 + max(map(abs, values)))
-    assert min(values) - slack <= result.low
-    assert result.high <= max(values) + slack
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_numbers_that_are_not_finite_are_refused_with_their_position(bad: float) -> None:
-    for call in (
-        lambda: mean_interval([0.5, bad], seed=0),
-        lambda: auc([0.5, bad], [True, False]),
-        lambda: threshold_for_fpr([0.5, bad], 0.1),
-    ):
-        with pytest.raises(ValueError, match="at position 1"):
-            call()
-
-
 # What a comparison can detect
 
 
@@ -479,186 +364,3 @@ def test_a_detectable_difference_of_thousands_of_prompts_is_close_to_the_normal_
 def test_an_impossible_power_question_is_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         detectable_difference(**arguments)
-
-
-# Ranking
-
-
-def test_auc_gives_the_published_area() -> None:
-    # Hanley and McNeil 1982, Radiology 143, table I: CT images of 58 normal and 51 abnormal
-    # patients, rated 1 to 5 by one reader; area 0.893.
-    normal, abnormal = [33, 6, 6, 11, 2], [3, 2, 2, 11, 33]
-    scores = np.repeat([1.0, 2, 3, 4, 5] * 2, normal + abnormal)
-    labels = np.repeat([False, True], [58, 51])
-    assert auc(scores, labels) == pytest.approx(0.893, abs=5e-4)
-    assert auc(scores.tolist(), labels.tolist()) == auc(scores, labels)
-
-
-@few
-@given(tied_scores, st.data())
-def test_auc_equals_mann_whitney_and_the_trapezoids_of_the_curve(
-    scores: list[float], data: st.DataObject
-) -> None:
-    labels = data.draw(st.lists(st.booleans(), min_size=len(scores), max_size=len(scores)))
-    if len(set(labels)) < 2:
-        labels = [True, *[False] * (len(scores) - 1)]
-    positives = [s for s, label in zip(scores, labels, strict=True) if label]
-    negatives = [s for s, label in zip(scores, labels, strict=True) if not label]
-    u = scipy_stats.mannwhitneyu(positives, negatives).statistic
-    area = auc(scores, labels)
-    assert area == pytest.approx(u / len(positives) / len(negatives))
-    assert auc([-s for s in scores], labels) == pytest.approx(1 - area)
-    curve = roc_curve(scores, labels)
-    false, true = curve.false_positive_rates, curve.true_positive_rates
-    steps = itertools.pairwise(zip(false, true, strict=True))
-    trapezoids = sum((right[0] - left[0]) * (right[1] + left[1]) / 2 for left, right in steps)
-    assert trapezoids == pytest.approx(area)
-    assert false == sorted(false)
-    assert true == sorted(true)
-    thresholds = sorted(set(scores), reverse=True)
-    above = [np.mean([s >= threshold for s in negatives]) for threshold in thresholds]
-    assert false == pytest.approx([0, *above])
-
-
-def test_an_roc_curve_starts_with_none_and_ends_with_all() -> None:
-    curve = roc_curve([0.1, 0.4, 0.35, 0.8], [False, False, True, True])
-    assert curve.false_positive_rates == [0.0, 0.0, 0.5, 0.5, 1.0]
-    assert curve.true_positive_rates == [0.0, 0.5, 0.5, 1.0, 1.0]
-
-
-def test_equal_areas_are_equal_to_the_last_digit() -> None:
-    # So that the choice among a gate's candidates does not hang on rounding.
-    for positives, negatives in ((3, 3), (3, 6)):
-        found: dict[int, set[float]] = {}
-        places = positives + negatives
-        for chosen in itertools.combinations(range(places), positives):
-            area = auc([float(i) for i in range(places)], [i in chosen for i in range(places)])
-            found.setdefault(sum(chosen), set()).add(area)
-        assert all(len(areas) == 1 for areas in found.values())
-
-
-@pytest.mark.parametrize(("labels", "missing"), [([True] * 3, "negative"), ([False] * 3, "pos")])
-def test_a_single_class_has_no_area(labels: list[bool], missing: str) -> None:
-    with pytest.raises(ValueError, match=f"no {missing}"):
-        auc([1.0, 2.0, 3.0], labels)
-    with pytest.raises(ValueError, match=f"no {missing}"):
-        roc_curve([1.0, 2.0, 3.0], labels)
-
-
-def test_a_threshold_lets_exactly_the_allowed_share_through_without_ties() -> None:
-    scores = [float(i) for i in range(100)]
-    for percent in (0, 1, 5, 29, 57, 58, 99):  # 0.29 * 100 is below 29 in floating point
-        threshold, rate = threshold_for_fpr(scores, percent / 100)
-        assert rate == wilson(percent, 100)
-        assert threshold == 99 - percent
-
-
-def test_a_threshold_never_splits_ties() -> None:
-    threshold, rate = threshold_for_fpr([0.0, 1.0, 2.0, 2.0, 2.0], 0.4)
-    assert threshold == 2.0
-    assert rate.count == 0
-
-
-def test_a_rate_of_one_lets_everything_through() -> None:
-    threshold, rate = threshold_for_fpr([0.3, -2.0], 1.0)
-    assert threshold == -math.inf
-    assert rate.value == 1
-
-
-@few
-@given(tied_scores, st.floats(0, 1))
-def test_a_threshold_keeps_its_limit_and_the_next_lower_score_would_not(
-    scores: list[float], limit: float
-) -> None:
-    threshold, rate = threshold_for_fpr(scores, limit)
-    assert rate.count == sum(s > threshold for s in scores)
-    assert rate.value <= limit + 1e-9
-    lower = [s for s in scores if s < threshold]
-    if lower:
-        assert sum(s > max(lower) for s in scores) > limit * len(scores)
-
-
-@pytest.mark.parametrize("rate", [-0.01, 1.01, math.nan])
-def test_a_false_positive_rate_outside_zero_to_one_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match="rate must be"):
-        threshold_for_fpr([1.0], rate)
-
-
-# Agreement
-
-
-def ratings(table: list[list[int]]) -> tuple[list[str], list[str]]:
-    """Two raters' labels from a table of counts, the first rater in rows."""
-    cells = [
-        (f"label {i}", f"label {j}")
-        for i, row in enumerate(table)
-        for j, count in enumerate(row)
-        for _ in range(count)
-    ]
-    return [cell[0] for cell in cells], [cell[1] for cell in cells]
-
-
-@pytest.mark.parametrize(
-    ("table", "kappa"),
-    [
-        # Cohen 1960, "A coefficient of agreement for nominal scales", table 1, of 200 cases.
-        ([[88, 10, 2], [14, 40, 6], [18, 10, 12]], 0.492),
-        # "Cohen's kappa" in Wikipedia: 50 grant proposals, and the pair with equal raw agreement.
-        ([[20, 5], [10, 15]], 0.4),
-        ([[45, 15], [25, 15]], 0.1304),
-        ([[25, 35], [5, 35]], 0.2593),
-    ],
-)
-def test_kappa_gives_the_textbook_values(table: list[list[int]], kappa: float) -> None:
-    assert cohens_kappa(*ratings(table)) == pytest.approx(kappa, abs=5e-4)
-
-
-def test_kappa_is_one_for_full_agreement_and_zero_for_chance() -> None:
-    assert cohens_kappa(["shown", "absent"], ["shown", "absent"]) == 1
-    assert cohens_kappa(*ratings([[6, 2], [3, 1]])) == 0
-    assert cohens_kappa(["shown"] * 4, ["shown", "absent"] * 2) == 0
-
-
-def test_kappa_of_one_label_throughout_is_undefined() -> None:
-    assert math.isnan(cohens_kappa(["absent"] * 5, ["absent"] * 5))
-
-
-@few
-@given(
-    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abcd")), min_size=1, max_size=30)
-)
-def test_kappa_does_not_depend_on_who_is_named_first(cells: list[tuple[str, str]]) -> None:
-    a, b = [c[0] for c in cells], [c[1] for c in cells]
-    assert cohens_kappa(a, b) == pytest.approx(cohens_kappa(b, a), nan_ok=True)
-    if a != b:
-        assert -1 <= cohens_kappa(a, b) < 1
-
-
-def test_importing_the_module_loads_neither_scipy_nor_mlx() -> None:
-    code = "import sys, mlx_steer.stats; print([m for m in ('scipy', 'mlx') if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    ("area", "positives", "negatives"), [(1.0, 60, 60), (0.82, 30, 45), (0.5, 8, 8)]
-)
-def test_the_interval_of_an_area_solves_its_equation_and_mirrors(area, positives, negatives):
-    found = auc_interval(area, positives, negatives)
-    assert found.low < area <= found.high and found.high - found.low > 0.03
-    z, extra = 1.959963984540054, (positives + negatives) / 2 - 1
-    for bound in (found.low, found.high):
-        if bound < 1:
-            inner = 1 + extra * ((1 - bound) / (2 - bound) + bound / (1 + bound))
-            variance = bound * (1 - bound) * inner / (positives * negatives)
-            assert abs(area - bound) == pytest.approx(z * math.sqrt(variance), rel=1e-6)
-    mirrored = auc_interval(1 - area, positives, negatives)
-    assert mirrored.low == pytest.approx(1 - found.high) or area == 1
-    assert mirrored.high == pytest.approx(1 - found.low)
-
-
-def test_an_area_without_scores_has_no_interval():
-    with pytest.raises(ValueError, match="no interval"):
-        auc_interval(0.5, 0, 3)
