@@ -35,7 +35,7 @@ from mlx_steer.engine.guard import load_model
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.model.hub import BUILT_IN, locate
 from mlx_steer.serve.direct import Direct
-from mlx_steer.serve.live import Ask, Begun
+from mlx_steer.serve.messages import Ask, Begun
 from mlx_steer.serve.shipped import shipped_vectors
 from mlx_steer.vectors import GateInfo, load_vectors
 

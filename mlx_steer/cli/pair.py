@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mlx_steer.conditions import Condition, Gate, Intervention
     from mlx_steer.model.chat import Message
     from mlx_steer.model.load import Model
-    from mlx_steer.serve.live import Begun, Event
+    from mlx_steer.serve.messages import Begun, Event
     from mlx_steer.vectors import SteeringVectorSet
 
 
@@ -216,7 +216,7 @@ class Pair:
             draw: Takes the texts as far as they have come, the base one's first.
         """
         from mlx_steer.conditions import Condition
-        from mlx_steer.serve.live import Ask
+        from mlx_steer.serve.messages import Ask
 
         sides = [(Condition("base"), base)] if base is not None else []
         sides.append((self.steered(), steered))
@@ -252,7 +252,7 @@ class Answer:
 
     def take(self, event: Event) -> None:
         """Go on by an event."""
-        from mlx_steer.serve.live import Begun, Token
+        from mlx_steer.serve.messages import Begun, Token
 
         if isinstance(event, Begun):
             self.begun = event

@@ -15,7 +15,7 @@ from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows, prompt_ids
 from mlx_steer.experiment.work import Work
 from mlx_steer.model.load import Model
-from mlx_steer.run.record import Record
+from mlx_steer.run.base_record import Record
 from mlx_steer.run.screened import Lean
 from mlx_steer.words import PromptSet
 

@@ -6,6 +6,7 @@ under two conditions.
 
 from collections.abc import Mapping, Sequence
 
+from mlx_steer.metrics.answer_rule import decide
 from mlx_steer.metrics.choose import broken_limits, held_to
 from mlx_steer.metrics.compare import (
     against_base,
@@ -14,7 +15,6 @@ from mlx_steer.metrics.compare import (
     controls,
     detectable,
 )
-from mlx_steer.metrics.decide import decide
 from mlx_steer.metrics.gate_numbers import (
     FixedAnswer,
     fixed_answer_numbers,

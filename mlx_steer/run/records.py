@@ -24,8 +24,8 @@ from mlx_steer.bands import LayerOrBand, band_of
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.conditions import Condition, Intervention, gates_open
 from mlx_steer.files import shown
+from mlx_steer.run.base_record import Record
 from mlx_steer.run.rates import MachineRates
-from mlx_steer.run.record import Record
 from mlx_steer.run.sentences import SentencesRecord
 from mlx_steer.vectors import ModelInfo, SteeringVector, SteeringVectorSet, relative_dose
 from mlx_steer.words import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import FiniteFloat
 
 from mlx_steer.bands import LayerOrBand
-from mlx_steer.run.record import Record
+from mlx_steer.run.base_record import Record
 
 
 class Lean(Record):

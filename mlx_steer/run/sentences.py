@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, FiniteFloat
 
-from mlx_steer.run.record import Record
+from mlx_steer.run.base_record import Record
 
 
 class Estimate(Record):

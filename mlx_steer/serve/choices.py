@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mlx_steer.serve.calls import Calls, Json
-from mlx_steer.serve.live import Begun, Event, Token
+from mlx_steer.serve.messages import Begun, Event, Token
 from mlx_steer.serve.problems import Problem
 from mlx_steer.serve.stops import Stops
 

@@ -16,7 +16,7 @@ from mlx_steer.model.chat import ChatFormat
 from mlx_steer.serve.calls import Calls, Json
 from mlx_steer.serve.catalog import Catalog, Resolved
 from mlx_steer.serve.choices import LOST, Choice
-from mlx_steer.serve.live import Ask, Event, Live, Ticket, Token
+from mlx_steer.serve.messages import Ask, Event, Live, Ticket, Token
 from mlx_steer.serve.problems import Problem, invalid
 from mlx_steer.serve.protocol import ChatRequest, TextRequest
 from mlx_steer.serve.replies import (

@@ -9,12 +9,12 @@ from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Job, check_jobs
 from mlx_steer.model.load import Model
 from mlx_steer.model.machine import working_set
-from mlx_steer.serve.deck import Deck, Failure, Tally
 from mlx_steer.serve.limits import Limits
-from mlx_steer.serve.live import Ask, Event
-from mlx_steer.serve.seats import Seat
+from mlx_steer.serve.living_batch import Failure, LivingBatch, Tally
+from mlx_steer.serve.messages import Ask, Event
+from mlx_steer.serve.prefix_cache import PrefixCache
+from mlx_steer.serve.responses import Seat
 from mlx_steer.serve.speech import Speech
-from mlx_steer.serve.turns import Turns
 
 # Of the machine's memory, for what conversations have read.
 _KEPT_PART = 0.1
@@ -41,7 +41,7 @@ class Direct:
     def __init__(self, model: Model) -> None:
         """See the class."""
         self._model = model
-        self._turns = Turns(int(_KEPT_PART * working_set()))
+        self._turns = PrefixCache(int(_KEPT_PART * working_set()))
 
     def stream(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Event]]:
         """The events of all responses, each with its ask's place; whoever stops iterating ends all.
@@ -62,7 +62,7 @@ class Direct:
             for ask, place in zip(asks, places, strict=True)
         ]
         with forward_of(self._model.network) as forward, wired_limit(self._model.network):
-            deck = Deck(self._model, forward, Limits(), self._turns, Tally())
+            deck = LivingBatch(self._model, forward, Limits(), self._turns, Tally())
             for seat in seats:
                 deck.begin([seat])
             while deck.seats:

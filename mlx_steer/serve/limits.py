@@ -13,7 +13,7 @@ from mlx_steer.model.load import Model
 from mlx_steer.model.machine import working_set
 from mlx_steer.model.shape import Shape
 from mlx_steer.model.size import ModelSize
-from mlx_steer.serve.live import Ask
+from mlx_steer.serve.messages import Ask
 
 # Of what the weights leave free, for conversations that may go on.
 _KEPT_PART = 0.2

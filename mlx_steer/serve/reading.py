@@ -22,8 +22,8 @@ from mlx_steer.engine.forward import Call, Forward
 from mlx_steer.engine.jobs import Job
 from mlx_steer.engine.prefill import LayerPlans, stack_plans
 from mlx_steer.model.load import Model
-from mlx_steer.serve.live import Ask, Begun
-from mlx_steer.serve.turns import Turns
+from mlx_steer.serve.messages import Ask, Begun
+from mlx_steer.serve.prefix_cache import PrefixCache
 
 # Positions that a batch's caches grow by at a time.
 _GROWTH = 64
@@ -64,7 +64,7 @@ class Reader:
         turns: What was read before.
     """
 
-    def __init__(self, model: Model, forward: Forward, turns: Turns) -> None:
+    def __init__(self, model: Model, forward: Forward, turns: PrefixCache) -> None:
         """See the class."""
         self._model = model
         self._forward = forward

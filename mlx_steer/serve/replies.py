@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from mlx_steer.serve.calls import Json
 from mlx_steer.serve.choices import Choice
-from mlx_steer.serve.live import Token
+from mlx_steer.serve.messages import Token
 
 
 @dataclass(frozen=True)

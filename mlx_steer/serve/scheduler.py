@@ -18,13 +18,13 @@ from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.memory import is_memory_full
 from mlx_steer.errors import SteerError
 from mlx_steer.model.load import Model
-from mlx_steer.serve.deck import Deck, Failure, Tally
 from mlx_steer.serve.limits import Limits, Memory
-from mlx_steer.serve.live import Ask, Ended, Load
+from mlx_steer.serve.living_batch import Failure, LivingBatch, Tally
+from mlx_steer.serve.messages import Ask, Ended, Load
+from mlx_steer.serve.prefix_cache import PrefixCache
 from mlx_steer.serve.problems import Problem, invalid
-from mlx_steer.serve.seats import EventQueue, Seat
+from mlx_steer.serve.responses import EventQueue, Seat
 from mlx_steer.serve.speech import Speech
-from mlx_steer.serve.turns import Turns
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +48,11 @@ class Scheduler:
         self._model = model
         self._limits = limits or Limits()
         self._memory = Memory(model, memory)
-        self._turns = Turns(self._memory.for_turns)
+        self._turns = PrefixCache(self._memory.for_turns)
         self._tally = Tally()
         self._changed = threading.Condition()
         self._waiting: deque[Seat] = deque()
-        self._deck: Deck | None = None
+        self._deck: LivingBatch | None = None
         # Groups that are run by themselves after a failure, and the one that is due now.
         self._apart: list[list[Seat]] = []
         self._due: deque[Seat] = deque()
@@ -121,7 +121,7 @@ class Scheduler:
         network = self._model.network
         try:
             with forward_of(network) as forward, wired_limit(network):
-                deck = Deck(self._model, forward, self._limits, self._turns, self._tally)
+                deck = LivingBatch(self._model, forward, self._limits, self._turns, self._tally)
                 self._deck = deck
                 while self._has_work(deck):
                     self._turn(deck)
@@ -132,7 +132,7 @@ class Scheduler:
                 seat.ticket.deliver([Ended(problem=_STOPPED)])
             self._deck = None
 
-    def _has_work(self, deck: Deck) -> bool:
+    def _has_work(self, deck: LivingBatch) -> bool:
         """Wait until there is something to do; False at the end."""
         with self._changed:
             while not (self._waiting or self._due or self._apart or deck.seats):
@@ -141,7 +141,7 @@ class Scheduler:
                 self._changed.wait(0.2)
         return not (self._stopping and time.monotonic() > self._deadline)
 
-    def _turn(self, deck: Deck) -> None:
+    def _turn(self, deck: LivingBatch) -> None:
         """Whatever comes next: a piece of one prompt, and a step of the batch."""
         self._forget_gone()
         deck.release()
@@ -160,7 +160,7 @@ class Scheduler:
                     queue.remove(seat)
                     self._tally.finished["cancelled"] += 1
 
-    def _next_wave(self, deck: Deck) -> list[Seat]:
+    def _next_wave(self, deck: LivingBatch) -> list[Seat]:
         """The first that wait, as far as there is room, taken from their queue.
 
         Several only if they are read in one piece, all with gates or all without.

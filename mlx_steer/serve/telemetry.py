@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlx_steer.serve.live import Load
+from mlx_steer.serve.messages import Load
 
 
 def prometheus(load: Load) -> str:

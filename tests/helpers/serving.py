@@ -20,7 +20,7 @@ from mlx_steer.serve.catalog import Catalog, Offered
 from mlx_steer.serve.completions import Service
 from mlx_steer.serve.guard import Access
 from mlx_steer.serve.limits import Limits
-from mlx_steer.serve.live import Ask, Begun, Ended, Token
+from mlx_steer.serve.messages import Ask, Begun, Ended, Token
 from mlx_steer.serve.problems import Problem
 from mlx_steer.serve.scheduler import Scheduler
 from mlx_steer.serve.server import Address

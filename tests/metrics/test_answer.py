@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlx_steer.metrics import compute_metrics
-from mlx_steer.metrics.decide import verdict
+from mlx_steer.metrics.answer_rule import verdict
 from mlx_steer.metrics.metrics_file import metrics_text, read_metrics
 from mlx_steer.metrics.numbers import Difference
 from mlx_steer.report import write_report

@@ -8,7 +8,7 @@ import pytest
 from mlx_steer.conditions import Condition, Intervention, digest
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.jobs import Job
-from mlx_steer.serve import deck
+from mlx_steer.serve import living_batch
 from mlx_steer.serve.limits import Limits
 from mlx_steer.serve.problems import Problem
 from tests.helpers.serving import PLAIN, ask, hear, hear_all, living, problem_of, varied
@@ -175,14 +175,14 @@ def test_a_step_that_fails_ends_only_the_row_that_fails_alone(model, monkeypatch
     asks = varied(9)
     guilty = asks[4].ids
 
-    class Faulty(deck.Decoder):
+    class Faulty(living_batch.Decoder):
         def step(self, batch):
             rows = [row for row in batch.rows if not row.done]
             if any(row.job.ids == guilty and len(row.tokens) >= 3 for row in rows):
                 raise RuntimeError("the device said no")
             return super().step(batch)
 
-    monkeypatch.setattr(deck, "Decoder", Faulty)
+    monkeypatch.setattr(living_batch, "Decoder", Faulty)
     with living(model) as scheduler:
         heard = hear_all(scheduler, asks)
         assert scheduler.alive

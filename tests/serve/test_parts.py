@@ -15,10 +15,10 @@ from mlx_steer.engine.narrowing import narrowing
 from mlx_steer.errors import VectorError
 from mlx_steer.serve.calls import Calls
 from mlx_steer.serve.catalog import Catalog, Offered, parse_preset
+from mlx_steer.serve.prefix_cache import MOST_TURNS, PrefixCache
 from mlx_steer.serve.protocol import Steer
 from mlx_steer.serve.speech import Speech
 from mlx_steer.serve.stops import Stops
-from mlx_steer.serve.turns import MOST_TURNS, Turns
 from tests.helpers.serving import tiny_vectors
 from tests.helpers.tiny import HIDDEN, LAYERS, tiny_chat
 
@@ -115,7 +115,7 @@ def caches(tokens):
 
 
 def test_turns_know_the_longest_beginning_that_was_read_under_the_same_plans():
-    turns = Turns(1 << 20)
+    turns = PrefixCache(1 << 20)
     ids = list(range(100))
     turns.keep("a", ids, caches(100))
     turns.keep("a", [*ids[:50], *ids[:30]], caches(80))
@@ -132,21 +132,21 @@ def test_turns_know_the_longest_beginning_that_was_read_under_the_same_plans():
 
 def test_turns_keep_to_their_bytes_and_number_and_drop_the_least_recently_used():
     size = sum(c.nbytes for c in caches(256))
-    turns = Turns(3 * size)
+    turns = PrefixCache(3 * size)
     for name in "abc":
         turns.keep(name, range(256), caches(256))
     turns.take("a", range(256))
     turns.keep("d", range(256), caches(256))
     assert [turns.known(name, range(256)) for name in "abcd"] == [256, 0, 256, 256]
     assert turns.bytes == 3 * size
-    many = Turns(1 << 30)
+    many = PrefixCache(1 << 30)
     for i in range(MOST_TURNS + 9):
         many.keep(str(i), range(20), caches(20))
     assert many.known("0", range(20)) == 0 and many.known("9", range(20)) == 20
 
 
 def test_a_longer_turn_takes_the_place_of_what_it_goes_on_from():
-    turns = Turns(1 << 30)
+    turns = PrefixCache(1 << 30)
     turns.keep("a", range(50), caches(50))
     before = turns.bytes
     turns.keep("a", range(60), caches(60))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mlx_steer.engine.batch import Row, Seen
-from mlx_steer.serve.live import Ask, Begun, Ended, Event, Token
+from mlx_steer.serve.messages import Ask, Begun, Ended, Event, Token
 from mlx_steer.serve.problems import Problem
 from mlx_steer.serve.speech import Speech
 

@@ -15,11 +15,11 @@ from mlx_steer.engine.decode import IDLE, Decoder
 from mlx_steer.engine.forward import Forward
 from mlx_steer.model.load import Model
 from mlx_steer.serve.limits import Limits
-from mlx_steer.serve.live import Ended
+from mlx_steer.serve.messages import Ended
+from mlx_steer.serve.prefix_cache import PrefixCache
 from mlx_steer.serve.problems import Problem
 from mlx_steer.serve.reading import Reader, Ready
-from mlx_steer.serve.seats import Seat
-from mlx_steer.serve.turns import Turns
+from mlx_steer.serve.responses import Seat
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Failure(Exception):
     """Something that several responses took part in has failed.
 
     Attributes:
-        seats: Whose responses; none of them is on the deck any more.
+        seats: Whose responses; none of them is in the batch any more.
         error: Why.
     """
 
@@ -71,7 +71,7 @@ class _Reading:
     steps: Generator[None, None, Ready]
 
 
-class Deck:
+class LivingBatch:
     """Reads prompts piece by piece and decodes what was read, a step at a time.
 
     Args:
@@ -83,7 +83,7 @@ class Deck:
     """
 
     def __init__(
-        self, model: Model, forward: Forward, limits: Limits, turns: Turns, tally: Tally
+        self, model: Model, forward: Forward, limits: Limits, turns: PrefixCache, tally: Tally
     ) -> None:
         """See the class."""
         self._decoder = Decoder(model, forward, drops=False)
@@ -187,7 +187,7 @@ class Deck:
             raise self._lost(error) from error
 
     def _lost(self, error: Exception) -> Failure:
-        """All rows are off the deck."""
+        """All rows are gone."""
         seats = list(self._seats.values())
         self._batch = None
         self._seats.clear()

@@ -33,7 +33,7 @@ class _Turn:
         return int(other[0]) if len(other) else both
 
 
-class Turns:
+class PrefixCache:
     """Keys and values by the plans they were read under, the least recently used dropped first.
 
     Only networks whose caches are all plain ones (`KVCache`) take part: those can be cut back to
