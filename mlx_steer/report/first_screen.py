@@ -86,8 +86,10 @@ def _sentence(answer: Answer, words: Words) -> str:
         )
     if cell.broken_limits:
         text += f"; it breaks the limits on {' and '.join(_broken(cell))}"
-    if answer.fixed_does_as_well and answer.verdict == "works behind a gate":
-        text += "; a fixed text behind the same gate does as well"
+    fixed = answer.fixed.difference if answer.fixed else None
+    if fixed and answer.fixed_does_as_well and answer.verdict == "works behind a gate":
+        well = "better" if fixed.finding == "lower" else "as well"
+        text += f"; a fixed text behind the same gate does {well}"
     return f"{text}."
 
 
