@@ -5,8 +5,8 @@
 Extraction multiplies in one thread (blas.py), and OpenBLAS is pinned to a build with one set of
 kernels (pyproject.toml), so that the same bytes come out on every x86_64 Linux machine of the last
 ten years. A run made with these vectors (`extract.vectors` in its config, or the same extraction)
-becomes their evidence, `card.json`; evidence that is there already is kept as long as the vectors
-are the same.
+becomes their evidence, `card.json`, and gives them its gates; what is there already is kept as long
+as the vectors are the same.
 """
 
 from collections.abc import Sequence
@@ -42,16 +42,27 @@ def write(vectors: SteeringVectorSet, out: Path, runs: Sequence[Path]) -> Eviden
     """
     evidence = None
     for run in runs:
-        if load_vectors(run / "vectors").metadata.behavior == vectors.metadata.behavior:
+        measured = load_vectors(run / "vectors")
+        if measured.metadata.behavior == vectors.metadata.behavior:
             evidence = measured_effect(vectors, run)
+            vectors = with_gates(vectors, measured)
     if evidence is None and out.is_dir():
         evidence = kept(vectors, out)
+        if evidence is not None:
+            vectors = with_gates(vectors, load_vectors(out))
     card = model_card(vectors, out.name, evidence, folder=f"vectors/{out.name}")
     more = {README_FILE: card.encode()}
     if evidence is not None:
         more[CARD_FILE] = evidence.as_bytes()
     vectors.save(out, more)
     return evidence
+
+
+def with_gates(vectors: SteeringVectorSet, others: SteeringVectorSet) -> SteeringVectorSet:
+    """The vectors with the gates of others."""
+    for gate, info in zip(others.gates, others.metadata.gates, strict=True):
+        vectors = vectors.with_gate(gate, info)
+    return vectors
 
 
 def kept(vectors: SteeringVectorSet, out: Path) -> Evidence | None:
