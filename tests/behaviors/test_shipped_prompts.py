@@ -15,7 +15,7 @@ COUNTS: dict[str, dict[tuple[PromptSet, Split], int]] = {
     "refusal": {
         ("target", "select"): 60, ("other", "select"): 60, ("borderline", "select"): 40,
         ("target", "test"): 100, ("other", "test"): 100, ("borderline", "test"): 60,
-        ("target", "gate"): 60, ("other", "gate"): 60, ("borderline", "gate"): 30,
+        ("target", "gate"): 101, ("other", "gate"): 124, ("borderline", "gate"): 40,
     },
     "uncertainty": {
         ("target", "select"): 60, ("other", "select"): 60,
