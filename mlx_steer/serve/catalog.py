@@ -69,6 +69,10 @@ class Measured:
             gated.gate in gates and all(one in vectors for one in layers_of(gated.layer))
         ):
             gated = None
+        if gated is not None:  # it works at that dose, whatever the cells without a gate do
+            for one in layers_of(gated.layer):
+                own = abs(vectors[one].relative_dose(gated.strength) or 0.0)
+                doses[one] = max(own, doses.get(one, 0.0))
         known = (evidence.title, evidence.answer, layer, strength, dose, evidence.verdict)
         return Measured(*known, gated, doses)
 
