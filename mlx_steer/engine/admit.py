@@ -22,7 +22,7 @@ from mlx_steer.model.load import Model
 
 
 class Admission:
-    """PrefixCache waves of jobs into batches that are ready to decode.
+    """Turns waves of jobs into batches that are ready to decode.
 
     Args:
         model: The model.

@@ -59,19 +59,18 @@ class Measured:
         if layer is None or strength is None or not all(one in vectors for one in layers):
             return Measured(evidence.title, evidence.answer, verdict=evidence.verdict)
         dose = relative_dose([vectors[one] for one in layers], strength)
-        doses = {d.layer: d.highest for d in evidence.doses}
-        for one in layers:
-            own = abs(vectors[one].relative_dose(strength) or 0.0)
-            doses[one] = max(own, doses.get(one, 0.0))
         gates = {gate.name for gate in vectors.metadata.gates}
         gated = evidence.gated
         if gated is not None and not (
             gated.gate in gates and all(one in vectors for one in layers_of(gated.layer))
         ):
             gated = None
-        if gated is not None:  # it works at that dose, whatever the cells without a gate do
-            for one in layers_of(gated.layer):
-                own = abs(vectors[one].relative_dose(gated.strength) or 0.0)
+        doses = {d.layer: d.highest for d in evidence.doses}
+        # What was chosen was measured, whether or not it met the limits.
+        cells = [(layer, strength), *([(gated.layer, gated.strength)] if gated else [])]
+        for place, factor in cells:
+            for one in layers_of(place):
+                own = abs(vectors[one].relative_dose(factor) or 0.0)
                 doses[one] = max(own, doses.get(one, 0.0))
         known = (evidence.title, evidence.answer, layer, strength, dose, evidence.verdict)
         return Measured(*known, gated, doses)

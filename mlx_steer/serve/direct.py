@@ -62,13 +62,13 @@ class Direct:
             for ask, place in zip(asks, places, strict=True)
         ]
         with forward_of(self._model.network) as forward, wired_limit(self._model.network):
-            deck = LivingBatch(self._model, forward, Limits(), self._turns, Tally())
+            batch = LivingBatch(self._model, forward, Limits(), self._turns, Tally())
             for seat in seats:
-                deck.begin([seat])
-            while deck.seats:
+                batch.begin([seat])
+            while batch.seats:
                 try:
-                    deck.read()
-                    deck.step()
+                    batch.read()
+                    batch.step()
                 except Failure as failure:
                     raise failure.error from None
                 for index, place in enumerate(places):

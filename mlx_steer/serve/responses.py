@@ -27,7 +27,7 @@ class Listener(Protocol):
 
 
 class EventQueue:
-    """A `live.Ticket` on the event loop that asked.
+    """A `messages.Ticket` on the event loop that asked.
 
     Args:
         wake: Called when nobody waits for it any more.
@@ -41,7 +41,7 @@ class EventQueue:
         self._events: asyncio.Queue[Event] = asyncio.Queue()
 
     async def events(self) -> AsyncIterator[Event]:
-        """See `live.Ticket`."""
+        """See `messages.Ticket`."""
         while True:
             event = await self._events.get()
             yield event
@@ -49,7 +49,7 @@ class EventQueue:
                 return
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """See `live.Ticket`."""
+        """See `messages.Ticket`."""
         if self.gone is None:
             self.gone = reason
             self._wake()

@@ -33,7 +33,7 @@ _STOPPED = Problem(503, "the server is stopping", retry_after=10)
 
 
 class Scheduler:
-    """The living batch (see `live.Live`).
+    """The living batch (see `messages.Live`).
 
     Args:
         model: The model.
@@ -52,7 +52,7 @@ class Scheduler:
         self._tally = Tally()
         self._changed = threading.Condition()
         self._waiting: deque[Seat] = deque()
-        self._deck: LivingBatch | None = None
+        self._batch: LivingBatch | None = None
         # Groups that are run by themselves after a failure, and the one that is due now.
         self._apart: list[list[Seat]] = []
         self._due: deque[Seat] = deque()
@@ -62,11 +62,11 @@ class Scheduler:
 
     @property
     def alive(self) -> bool:
-        """See `live.Live`."""
-        return self._deck is not None and not self._stopping
+        """See `messages.Live`."""
+        return self._batch is not None and not self._stopping
 
     def submit(self, ask: Ask) -> EventQueue:
-        """See `live.Live`; to be called on an event loop."""
+        """See `messages.Live`; to be called on an event loop."""
         if not self._memory.fits([ask]):
             raise Problem(
                 400,
@@ -89,10 +89,10 @@ class Scheduler:
         return ticket
 
     def load(self) -> Load:
-        """See `live.Live`."""
+        """See `messages.Live`."""
         done = self._tally
         return Load(
-            running=len(self._deck.seats) if self._deck else 0,
+            running=len(self._batch.seats) if self._batch else 0,
             waiting=len(self._waiting) + len(self._due) + sum(map(len, self._apart)),
             prompt_tokens=done.prompt,
             cached_tokens=done.cached,
@@ -121,35 +121,35 @@ class Scheduler:
         network = self._model.network
         try:
             with forward_of(network) as forward, wired_limit(network):
-                deck = LivingBatch(self._model, forward, self._limits, self._turns, self._tally)
-                self._deck = deck
-                while self._has_work(deck):
-                    self._turn(deck)
+                batch = LivingBatch(self._model, forward, self._limits, self._turns, self._tally)
+                self._batch = batch
+                while self._has_work(batch):
+                    self._turn(batch)
         finally:
             self._stopping = True
             left = [*self._waiting, *self._due, *(s for group in self._apart for s in group)]
-            for seat in [*left, *(self._deck.seats if self._deck else ())]:
+            for seat in [*left, *(self._batch.seats if self._batch else ())]:
                 seat.ticket.deliver([Ended(problem=_STOPPED)])
-            self._deck = None
+            self._batch = None
 
-    def _has_work(self, deck: LivingBatch) -> bool:
+    def _has_work(self, batch: LivingBatch) -> bool:
         """Wait until there is something to do; False at the end."""
         with self._changed:
-            while not (self._waiting or self._due or self._apart or deck.seats):
+            while not (self._waiting or self._due or self._apart or batch.seats):
                 if self._stopping:
                     return False
                 self._changed.wait(0.2)
         return not (self._stopping and time.monotonic() > self._deadline)
 
-    def _turn(self, deck: LivingBatch) -> None:
+    def _turn(self, batch: LivingBatch) -> None:
         """Whatever comes next: a piece of one prompt, and a step of the batch."""
         self._forget_gone()
-        deck.release()
+        batch.release()
         try:
-            if deck.readings < self._limits.readings and (wave := self._next_wave(deck)):
-                deck.begin(wave)
-            deck.read()
-            deck.step()
+            if batch.readings < self._limits.readings and (wave := self._next_wave(batch)):
+                batch.begin(wave)
+            batch.read()
+            batch.step()
         except Failure as failure:
             self._failed(failure)
 
@@ -160,19 +160,19 @@ class Scheduler:
                     queue.remove(seat)
                     self._tally.finished["cancelled"] += 1
 
-    def _next_wave(self, deck: LivingBatch) -> list[Seat]:
+    def _next_wave(self, batch: LivingBatch) -> list[Seat]:
         """The first that wait, as far as there is room, taken from their queue.
 
         Several only if they are read in one piece, all with gates or all without.
         """
-        if not deck.seats and not self._due:
+        if not batch.seats and not self._due:
             self._isolated = bool(self._apart)
             if self._apart:
                 self._due.extend(self._apart.pop())
         elif self._apart and not self._isolated:
             return []  # what is under way ends first
         queue = self._due if self._isolated else self._waiting
-        others = [seat.ask for seat in deck.seats]
+        others = [seat.ask for seat in batch.seats]
         wave: list[Seat] = []
         longest = 0
         with self._changed:
@@ -182,9 +182,9 @@ class Scheduler:
                     continue
                 if len(others) + len(wave) >= self._limits.rows:
                     break
-                longest = max(longest, deck.unread(seat))
+                longest = max(longest, batch.unread(seat))
                 same = wave and ask.ids == asks[-1].ids and ask.condition is asks[-1].condition
-                if wave and not same and (len(wave) + 1) * longest > deck.piece():
+                if wave and not same and (len(wave) + 1) * longest > batch.piece():
                     break
                 if not self._memory.fits([*others, *asks, ask]):
                     break

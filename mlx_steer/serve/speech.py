@@ -9,7 +9,7 @@ from mlx_steer.model.chat import ChatFormat
 
 
 class Speech:
-    """PrefixCache tokens into text with the model's streaming detokenizer of mlx-lm.
+    """Turns tokens into text with the model's streaming detokenizer of mlx-lm.
 
     Args:
         chat: Tokenizer and chat template.

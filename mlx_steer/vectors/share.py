@@ -172,7 +172,7 @@ def _held(api: HfApi, repo: str, private: bool) -> tuple[list[str], str | None]:
 
 @contextmanager
 def _told(repo: str, revision: str | None = None) -> Iterator[None]:
-    """PrefixCache whatever the hub's client raises into one sentence."""
+    """Turns whatever the hub's client raises into one sentence."""
     try:
         yield
     except SteerError:

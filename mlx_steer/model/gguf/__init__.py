@@ -30,7 +30,7 @@ _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16
 def convert_gguf(
     source: Path, folder: Path, dtype: Dtype = "float32", model_id: str | None = None
 ) -> None:
-    """PrefixCache a GGUF file into a model folder for mlx-lm and transformers.
+    """Turns a GGUF file into a model folder for mlx-lm and transformers.
 
     The weights are dequantised and, for Llama, the rows of the query and key projections put back
     in the order of Hugging Face (half-split rotary embedding). The tokenizer is rebuilt from the
