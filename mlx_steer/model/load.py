@@ -11,7 +11,7 @@ import mlx.nn as nn
 
 from mlx_steer.conditions import digest
 from mlx_steer.errors import ModelError
-from mlx_steer.model.activation import hasten_swiglu
+from mlx_steer.model.x86_linux import hasten
 from mlx_steer.model.chat import ChatFormat
 from mlx_steer.model.families import HIDDEN_SIZE, WINDOWED
 from mlx_steer.model.fingerprint import weights_fingerprint
@@ -212,7 +212,7 @@ def _kind(network: nn.Module) -> str:
 def _load(location: Location) -> tuple[nn.Module, Any, dict[str, Any]]:
     from mlx_lm.utils import load
 
-    hasten_swiglu()
+    hasten()
     try:
         loaded: Any = load(
             str(location.folder),

@@ -1,0 +1,167 @@
+"""x86 Linux only: two of mlx-lm's functions, as exact and several times as fast.
+
+On that back end MLX computes `exp`, and `sigmoid` and `softmax` by it, at some 27 ns an element, but
+`power`, which is the C library's, at 8; it does all but large products in one thread; and it repeats
+the keys that heads share. SmolLM2 spent a third of its time in the activation, and of the rest, with
+128 rows, half in the attention. `scripts/bench_x86_linux.py` shows both. On Macs and under CUDA
+nothing is done.
+"""
+
+import math
+import os
+import platform
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import mlx.core as mx
+
+Attention = Callable[..., mx.array]
+
+# A part is computed beside the others if it has at least so many scores or activations.
+_LEAST_WORK = 1 << 14
+_MOST_PARTS = 8
+_local = threading.local()
+
+
+@cache
+def hasten() -> None:
+    """Put the faster functions in the place of mlx-lm's, in its modules loaded so far and later."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64") or mx.default_device() != mx.cpu:
+        return
+    from mlx_lm.models import activations, base
+
+    _replace("swiglu", activations.swiglu, by_power(activations.swiglu))
+    before = base.scaled_dot_product_attention
+    _replace("scaled_dot_product_attention", before, by_groups(before))
+
+
+def _replace(name: str, before: object, after: object) -> None:
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith("mlx_lm.models.") and getattr(module, name, None) is before:
+            setattr(module, name, after)
+
+
+def by_power(
+    swiglu: Callable[[mx.array, mx.array], mx.array],
+) -> Callable[[mx.array, mx.array], mx.array]:
+    """The same function by way of `power`, on the CPU in float32; elsewhere as it is.
+
+    Args:
+        swiglu: (gate, x) -> gate * sigmoid(gate) * x.
+    """
+
+    def by_parts(gate: mx.array, x: mx.array) -> mx.array:
+        return gate / (1 + mx.power(math.e, -gate)) * x
+
+    def faster(gate: mx.array, x: mx.array) -> mx.array:
+        if gate.dtype != mx.float32 or mx.default_device() != mx.cpu:
+            return swiglu(gate, x)
+        # Where rows are few, their positions are the parts.
+        axis = max(range(gate.ndim - 1), key=gate.shape.__getitem__, default=0)
+        return _side_by_side(lambda cut: by_parts(gate[cut], x[cut]), gate.shape, axis, gate.size)
+
+    return faster
+
+
+def by_groups(attention: Attention) -> Attention:
+    """The same function in parts, each on a stream of its own, on the CPU in float32.
+
+    Parts of the rows, or of the heads where rows are few. Where each row reads one token, the heads
+    that share keys are multiplied with them at once; all other digits are mlx-lm's own. No digit
+    depends on the parts.
+
+    Args:
+        attention: mlx-lm's `scaled_dot_product_attention`.
+    """
+
+    def faster(
+        queries: mx.array,
+        keys: Any,
+        values: Any,
+        cache: Any,
+        scale: float,
+        mask: mx.array | str | None,
+        sinks: mx.array | None = None,
+    ) -> mx.array:
+        if not _plain(queries, cache, mask) or sinks is not None:
+            return attention(queries, keys, values, cache, scale, mask, sinks)
+        (rows, heads, length, _), groups = queries.shape, keys.shape[1]
+        each = heads // groups
+        one = length == 1 and not isinstance(mask, str)
+
+        def part(cut: tuple[slice, ...]) -> mx.array:
+            of_queries = cut if len(cut) < 2 else (cut[0], _times(cut[1], each))
+            own = mask if mask is None or isinstance(mask, str) else _cut(mask, of_queries)
+            q, k, v = queries[of_queries], keys[cut], values[cut]
+            return _one_token(q, k, v, scale, own) if one else attention(q, k, v, cache, scale, own)
+
+        axis = 0 if rows >= _cores() else 1
+        return _side_by_side(part, keys.shape, axis, heads * rows * length * keys.shape[2])
+
+    return faster
+
+
+def _plain(queries: mx.array, cache: Any, mask: mx.array | str | None) -> bool:
+    if queries.dtype != mx.float32 or mx.default_device() != mx.cpu or hasattr(cache, "bits"):
+        return False
+    return not isinstance(mask, mx.array) or (mask.dtype == mx.bool_ and mask.ndim in (2, 4))
+
+
+def _cut(mask: mx.array, cut: tuple[slice, ...]) -> mx.array:
+    """The mask of a part: those of its axes that say something of rows or heads are cut, too."""
+    if mask.ndim < 4:
+        return mask
+    return mask[tuple(c if mask.shape[i] > 1 else slice(None) for i, c in enumerate(cut))]
+
+
+def _times(cut: slice, by: int) -> slice:
+    return slice(None) if cut.start is None else slice(cut.start * by, cut.stop * by)
+
+
+def _one_token(
+    queries: mx.array, keys: mx.array, values: mx.array, scale: float, mask: mx.array | None
+) -> mx.array:
+    rows, heads, _, size = queries.shape
+    groups = keys.shape[1]
+    shape = rows, groups, heads // groups
+    scores = (queries * scale).reshape(*shape, size) @ keys.swapaxes(-1, -2)
+    if mask is not None:
+        if mask.ndim == 4 and mask.shape[1] > 1:
+            mask = mask.reshape(mask.shape[0], *shape[1:], -1)
+        scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
+    weights = mx.power(math.e, scores - mx.max(scores, axis=-1, keepdims=True))
+    summed = weights @ values / mx.sum(weights, axis=-1, keepdims=True)
+    return summed.reshape(rows, heads, 1, values.shape[-1])
+
+
+def _side_by_side(
+    part: Callable[[tuple[slice, ...]], mx.array], shape: Sequence[int], axis: int, work: int
+) -> mx.array:
+    """Parts along an axis of a shape, as many as pay and as there are cores, put together again."""
+    size = shape[axis]
+    count = max(1, min(_cores(), size, work // _LEAST_WORK))
+    if count == 1:
+        return part(())
+    ends = [size * i // count for i in range(count + 1)]
+    done = []
+    for stream, a, b in zip(_streams(count), ends, ends[1:], strict=False):
+        with mx.stream(stream):
+            done.append(part((*[slice(None)] * axis, slice(a, b))))
+    return mx.concatenate(done, axis=axis)
+
+
+@cache
+def _cores() -> int:
+    return min(_MOST_PARTS, len(os.sched_getaffinity(0)))
+
+
+def _streams(count: int) -> list[Any]:
+    """This thread's own stream, and others that are kept for it."""
+    kept: list[Any] = getattr(_local, "streams", [])
+    while len(kept) < count - 1:
+        kept.append(mx.new_stream(mx.cpu))
+    _local.streams = kept
+    return [mx.default_stream(mx.cpu), *kept[: count - 1]]
