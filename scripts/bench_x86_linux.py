@@ -1,8 +1,8 @@
-"""mlx-lm's activation and attention beside ours on x86 Linux; numpy tells the activation's errors."""
+"""The activation and the attention as mlx-lm has them beside ours on x86 Linux."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 import click
@@ -30,7 +30,9 @@ def main(pairs: int, as_json: bool) -> None:
     table = [["", "rows", "tokens", "keys", "speed over mlx-lm's", "error"]]
     found: list[Json] = []
 
-    def add(what: str, sizes: tuple[int, int, int], tasks: list[Callable[[], mx.array]]) -> None:
+    def add(
+        what: str, sizes: tuple[int, int, int], tasks: Sequence[Callable[[], mx.array]]
+    ) -> None:
         named = dict(
             zip(("theirs", "ours"), (lambda t=t: mx.eval(t()) for t in tasks), strict=True)
         )

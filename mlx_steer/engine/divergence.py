@@ -124,11 +124,12 @@ def _measured(
         batch = Batch.joined([admission.admit(wave) for wave in waves.values()])
         logits = _read(model, forward, batch, one)
         rows = {row.job.key: place for place, row in enumerate(batch.rows)}
+        expected = _log_probabilities(logits[rows[base.key]])
         for job in others[i : i + at_once]:
             row = batch.rows[rows[job.key]]
             if job.condition.gates:
                 opened[job.condition.name] = row.steered
-            far = _kl(logits[rows[base.key]], logits[rows[job.key]]) if row.steered else 0.0
+            far = _kl(expected, logits[rows[job.key]]) if row.steered else 0.0
             nats[job.condition.name] = float(f"{far:.6g}")
     return Divergence(one.prompt_id, count, nats, opened, nats.pop(_AGAIN.name))
 
@@ -158,10 +159,14 @@ def _thought(tokens: Sequence[int], end: tuple[int, ...]) -> int:
     return next(ends, len(tokens))
 
 
-def _kl(base: mx.array, steered: mx.array) -> float:
-    """Mean over positions of KL(softmax(base) || softmax(steered)), in nats; never below 0."""
-    first, second = _log_probabilities(base), _log_probabilities(steered)
-    each = (np.exp(first) * (first - second)).sum(axis=-1, dtype=np.float64)
+def _kl(base: NDArray[np.float32], steered: mx.array) -> float:
+    """Mean over positions of KL(base || softmax(steered)), in nats; never below 0.
+
+    Args:
+        base: Log-probabilities, (positions, vocabulary).
+        steered: Logits of the same shape.
+    """
+    each = (np.exp(base) * (base - _log_probabilities(steered))).sum(axis=-1, dtype=np.float64)
     return max(0.0, float(each.mean()))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +15,22 @@ from mlx_steer.engine.prefill import Prefill, Prefilled
 from mlx_steer.model.load import Model
 
 Float64 = NDArray[np.float64]
+_T = TypeVar("_T")
+# Enough to fill two cores; more would only lose more when a run is stopped.
+_ROWS_TOGETHER = 24
+
+
+def packed(groups: Iterable[Sequence[_T]]) -> list[list[_T]]:
+    """Groups of responses, in their order, in units that are read together; none is divided.
+
+    The last digits of what is read depend on its unit: it is to be read whole or not at all.
+    """
+    units: list[list[_T]] = []
+    for group in groups:
+        if not units or len(units[-1]) + len(group) > _ROWS_TOGETHER:
+            units.append([])
+        units[-1] += group
+    return units
 
 
 class Likelihood:

@@ -15,12 +15,9 @@ import mlx.core as mx
 
 from mlx_steer.engine.forward import Ids
 from mlx_steer.engine.guard import forward_of
-from mlx_steer.engine.likelihood import Float64, Likelihood
+from mlx_steer.engine.likelihood import Float64, Likelihood, packed
 from mlx_steer.model.load import Model
 from mlx_steer.sentences import JUDGED_TOKENS
-
-# Enough to fill two cores; more would only lose more when a run is stopped.
-_ROWS_TOGETHER = 24
 
 
 @dataclass(frozen=True)
@@ -64,13 +61,9 @@ def units(answers: Sequence[Contrasted]) -> list[list[Contrasted]]:
     prompts: dict[tuple[Ids, Ids], list[Contrasted]] = {}
     for answer in sorted(answers, key=lambda a: a.key):
         prompts.setdefault((answer.positive, answer.negative), []).append(answer)
-    found: list[list[Contrasted]] = []
     # Prompts of like length together, so that little is padded.
-    for _, group in sorted(prompts.items(), key=lambda one: (len(one[0][0]), one[0])):
-        if not found or len(found[-1]) + len(group) > _ROWS_TOGETHER:
-            found.append([])
-        found[-1] += group
-    return found
+    ordered = sorted(prompts.items(), key=lambda one: (len(one[0][0]), one[0]))
+    return packed(group for _, group in ordered)
 
 
 def log_ratios(

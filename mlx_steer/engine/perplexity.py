@@ -1,7 +1,7 @@
 """Perplexity of responses under the unsteered model, given the same prompt; batched.
 
-Each prompt is run once for all its responses. Which responses are run together follows from the
-keys alone, so an interrupted run gives the same digits as an undisturbed one.
+Each prompt is run once for all its responses. Which responses are run together follows from what is
+to be scored alone, so an interrupted run gives the same digits as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import mlx.core as mx
 
+from mlx_steer.engine.forward import Ids
 from mlx_steer.engine.guard import forward_of
-from mlx_steer.engine.likelihood import Float64, Likelihood
+from mlx_steer.engine.likelihood import Float64, Likelihood, packed
 from mlx_steer.model.load import Model
 
 
@@ -35,29 +37,53 @@ class Answer:
     head: int = 0
 
 
+def units(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Responses in the groups that are read together, those to one prompt in one group.
+
+    Args:
+        answers: All that belong together, such as the rows that a stage scores.
+    """
+    heads: dict[Ids, dict[Ids, list[Answer]]] = {}
+    for answer in sorted(answers, key=lambda a: a.key):
+        prompts = heads.setdefault(answer.ids[: answer.head], {})
+        prompts.setdefault(answer.ids, []).append(answer)
+    found: list[list[Answer]] = []
+    for _, prompts in sorted(heads.items()):
+        # Prompts of like length together, so that little is padded.
+        ordered = sorted(prompts.items(), key=lambda one: (len(one[0]), one[0]))
+        found += packed(group for _, group in ordered)
+    return found
+
+
 def perplexities(
-    model: Model, answers: Sequence[Answer]
+    model: Model, groups: Sequence[Sequence[Answer]]
 ) -> Iterator[list[tuple[str, float | None]]]:
     """Perplexity exp(mean negative log-likelihood per token) of each response.
 
     Args:
         model: The model, unsteered.
-        answers: All the responses there are: a prompt's responses are scored together.
+        groups: Of `units`.
 
     Yields:
-        For each prompt: (key, perplexity to 4 significant digits) of all its responses; None for a
+        For each group: (key, perplexity to 4 significant digits) of all its responses; None for a
         response without tokens.
     """
-    groups: dict[tuple[int, ...], list[Answer]] = {}
-    for answer in sorted(answers, key=lambda a: a.key):
-        groups.setdefault(answer.ids, []).append(answer)
     with forward_of(model.network) as forward:
         likelihood = Likelihood(model, forward)
-        for ids, group in sorted(groups.items(), key=lambda g: (len(g[0]), g[0])):
+        for group in groups:
             scored: list[tuple[str, float | None]] = [(a.key, None) for a in group if not a.tokens]
-            full = [a for a in group if a.tokens]
-            (read,) = likelihood.log_probs([ids], [[a.tokens for a in full]], group[0].head)
-            scored += zip((a.key for a in full), map(_perplexity, read), strict=True)
+            prompts: dict[Ids, list[Answer]] = {}
+            for answer in group:
+                if answer.tokens:
+                    prompts.setdefault(answer.ids, []).append(answer)
+            if prompts:
+                responses = [[a.tokens for a in own] for own in prompts.values()]
+                read = likelihood.log_probs([*prompts], responses, group[0].head)
+                asked = chain(*prompts.values())
+                scored += [
+                    (answer.key, _perplexity(values))
+                    for answer, values in zip(asked, chain(*read), strict=True)
+                ]
             yield scored
             mx.clear_cache()
 

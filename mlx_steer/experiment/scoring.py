@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mlx_steer.conditions import Condition
 from mlx_steer.engine.divergence import Divergence, Reference, divergences
-from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.engine.perplexity import Answer, perplexities, units
 from mlx_steer.experiment.exchange import Exchange
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows
@@ -27,11 +27,10 @@ def score(stage: Stage, work: Work, model: Model, rows: Rows) -> None:
         for row in work.run.read("rows.jsonl", Row)
         if row.key in wanted and (ids := rows.ids(row.key))
     ]
-    # A prompt's responses are scored together or not at all: their digits depend on it.
-    todo = {a.ids for a in answers if a.key not in held}
-    work.progress.stage(stage.name, len(answers), sum(a.ids not in todo for a in answers))
-    made, mine = Exchange(work, "scores.jsonl", Score), {*work.team.share(sorted(todo))}
-    for scored in perplexities(model, [a for a in answers if a.ids in mine]):
+    todo = [unit for unit in units(answers) if any(a.key not in held for a in unit)]
+    work.progress.stage(stage.name, len(answers), len(answers) - sum(map(len, todo)))
+    made = Exchange(work, "scores.jsonl", Score)
+    for scored in perplexities(model, work.team.share(todo)):
         made.add([Score(key=k, perplexity=p) for k, p in scored if k not in held])
         work.progress.advance(units=len(scored))
         made.keep_up()

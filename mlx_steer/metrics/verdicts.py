@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.judge import COHERENCE_THRESHOLD, Judgement, judge_response
@@ -44,8 +45,6 @@ def judged(run: RunData) -> dict[str, Scored]:
         DataError: If the run's behavior names a judge there is not.
     """
     scored: dict[str, Scored] = {}
-    # Under many conditions a prompt gets the same response; judging is pure.
-    known: dict[tuple[str, str], tuple[Judgement, float]] = {}
     for condition in run.conditions:
         for prompt_id, key in condition.rows.items():
             row = run.rows.get(key)
@@ -55,12 +54,7 @@ def judged(run: RunData) -> dict[str, Scored]:
                 if (found := _by_sentences(run, prompt_id, row)) is not None:
                     scored[key] = found
                 continue
-            answer = (prompt_id, row.text)
-            if answer not in known:
-                item = run.prompts[prompt_id]
-                judgement = judge_response(run.behavior.judge, item, row.text)
-                known[answer] = (judgement, coherence(row.text))
-            judgement, value = known[answer]
+            judgement, value = _judged(run.behavior.judge, run.prompts[prompt_id], row.text)
             human = run.labels.get(key)
             score = run.scores.get(key)
             scored[key] = Scored(
@@ -72,6 +66,12 @@ def judged(run: RunData) -> dict[str, Scored]:
                 judge_model=score.judge_model if score else None,
             )
     return scored
+
+
+# Under many conditions a prompt gets the same response, and a run that goes on is judged again.
+@lru_cache(maxsize=1 << 15)
+def _judged(judge: str, item: PromptItem, text: str) -> tuple[Judgement, float]:
+    return judge_response(judge, item, text), coherence(text)
 
 
 def _by_sentences(run: RunData, prompt_id: str, row: Row) -> Scored | None:

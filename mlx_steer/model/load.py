@@ -11,7 +11,6 @@ import mlx.nn as nn
 
 from mlx_steer.conditions import digest
 from mlx_steer.errors import ModelError
-from mlx_steer.model.x86_linux import hasten
 from mlx_steer.model.chat import ChatFormat
 from mlx_steer.model.families import HIDDEN_SIZE, WINDOWED
 from mlx_steer.model.fingerprint import weights_fingerprint
@@ -20,6 +19,7 @@ from mlx_steer.model.machine import versions
 from mlx_steer.model.shape import layer_of
 from mlx_steer.model.sharding import shard as shard_network
 from mlx_steer.model.size import check_fits
+from mlx_steer.model.x86_linux import hasten
 from mlx_steer.team import Team, team
 from mlx_steer.vectors import ModelInfo
 from mlx_steer.words import DtypeChoice, Shard

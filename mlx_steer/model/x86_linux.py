@@ -1,10 +1,10 @@
 """x86 Linux only: two of mlx-lm's functions, as exact and several times as fast.
 
-On that back end MLX computes `exp`, and `sigmoid` and `softmax` by it, at some 27 ns an element, but
-`power`, which is the C library's, at 8; it does all but large products in one thread; and it repeats
-the keys that heads share. SmolLM2 spent a third of its time in the activation, and of the rest, with
-128 rows, half in the attention. `scripts/bench_x86_linux.py` shows both. On Macs and under CUDA
-nothing is done.
+There MLX computes `exp`, and `sigmoid` by it, at some 27 ns an element, but `power`, which is the C
+library's, at 8; it does all but large products in one thread; and attention multiplies once for
+every head, though several share their keys. With 128 rows SmolLM2 spent a third of its time in the
+activation and a third of the rest in attention. `scripts/bench_x86_linux.py` shows both. On Macs
+and under CUDA nothing is done.
 """
 
 import math
@@ -23,6 +23,8 @@ Attention = Callable[..., mx.array]
 # A part is computed beside the others if it has at least so many scores or activations.
 _LEAST_WORK = 1 << 14
 _MOST_PARTS = 8
+# The largest product, in multiplications, that OpenBLAS computes in one thread.
+_ONE_THREAD = 1 << 18
 _local = threading.local()
 
 
@@ -67,11 +69,11 @@ def by_power(
 
 
 def by_groups(attention: Attention) -> Attention:
-    """The same function in parts, each on a stream of its own, on the CPU in float32.
+    """The same function for rows that read one token each, on the CPU in float32.
 
-    Parts of the rows, or of the heads where rows are few. Where each row reads one token, the heads
-    that share keys are multiplied with them at once; all other digits are mlx-lm's own. No digit
-    depends on the parts.
+    The heads that share keys are multiplied with them at once, and parts of the rows are computed
+    side by side, each on a stream of its own; a row's digits do not depend on its part. All other
+    calls are left as they are.
 
     Args:
         attention: mlx-lm's `scaled_dot_product_attention`.
@@ -86,39 +88,28 @@ def by_groups(attention: Attention) -> Attention:
         mask: mx.array | str | None,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        if not _plain(queries, cache, mask) or sinks is not None:
+        if not _one_token_each(queries, cache) or isinstance(mask, str) or sinks is not None:
             return attention(queries, keys, values, cache, scale, mask, sinks)
-        (rows, heads, length, _), groups = queries.shape, keys.shape[1]
-        each = heads // groups
-        one = length == 1 and not isinstance(mask, str)
+        if mask is not None and (mask.dtype != mx.bool_ or mask.ndim != 4 or mask.shape[1] > 1):
+            return attention(queries, keys, values, cache, scale, mask, sinks)
+        rows, heads, _, size = queries.shape
+        every = mask is None or mask.shape[0] == 1
 
         def part(cut: tuple[slice, ...]) -> mx.array:
-            of_queries = cut if len(cut) < 2 else (cut[0], _times(cut[1], each))
-            own = mask if mask is None or isinstance(mask, str) else _cut(mask, of_queries)
-            q, k, v = queries[of_queries], keys[cut], values[cut]
-            return _one_token(q, k, v, scale, own) if one else attention(q, k, v, cache, scale, own)
+            own = mask if mask is None or every else mask[cut]
+            return _one_token(queries[cut], keys[cut], values[cut], scale, own)
 
-        axis = 0 if rows >= _cores() else 1
-        return _side_by_side(part, keys.shape, axis, heads * rows * length * keys.shape[2])
+        # OpenBLAS shares larger products among threads, which two streams would fight for.
+        product = heads // keys.shape[1] * keys.shape[2] * size
+        work = rows * heads * keys.shape[2] if product <= _ONE_THREAD else 0
+        return _side_by_side(part, keys.shape, 0, work)
 
     return faster
 
 
-def _plain(queries: mx.array, cache: Any, mask: mx.array | str | None) -> bool:
-    if queries.dtype != mx.float32 or mx.default_device() != mx.cpu or hasattr(cache, "bits"):
-        return False
-    return not isinstance(mask, mx.array) or (mask.dtype == mx.bool_ and mask.ndim in (2, 4))
-
-
-def _cut(mask: mx.array, cut: tuple[slice, ...]) -> mx.array:
-    """The mask of a part: those of its axes that say something of rows or heads are cut, too."""
-    if mask.ndim < 4:
-        return mask
-    return mask[tuple(c if mask.shape[i] > 1 else slice(None) for i, c in enumerate(cut))]
-
-
-def _times(cut: slice, by: int) -> slice:
-    return slice(None) if cut.start is None else slice(cut.start * by, cut.stop * by)
+def _one_token_each(queries: mx.array, cache: Any) -> bool:
+    plain = queries.dtype == mx.float32 and queries.shape[2] == 1 and not hasattr(cache, "bits")
+    return plain and mx.default_device() == mx.cpu
 
 
 def _one_token(
@@ -129,8 +120,6 @@ def _one_token(
     shape = rows, groups, heads // groups
     scores = (queries * scale).reshape(*shape, size) @ keys.swapaxes(-1, -2)
     if mask is not None:
-        if mask.ndim == 4 and mask.shape[1] > 1:
-            mask = mask.reshape(mask.shape[0], *shape[1:], -1)
         scores = mx.where(mask, scores, mx.finfo(scores.dtype).min)
     weights = mx.power(math.e, scores - mx.max(scores, axis=-1, keepdims=True))
     summed = weights @ values / mx.sum(weights, axis=-1, keepdims=True)

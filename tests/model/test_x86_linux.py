@@ -37,6 +37,10 @@ def attention(
     )
 
 
+def unused(*_: Any) -> mx.array:
+    raise AssertionError("this call is one for the faster attention")
+
+
 @pytest.fixture
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts, however little there is to do."""
@@ -95,22 +99,16 @@ def test_parts_of_an_activation_change_no_digit(
     assert mx.array_equal(by_power(plain)(gate, x), whole)
 
 
-@pytest.mark.parametrize(
-    "mask", [None, "causal", (), (1, 1), (4, 1), (1, 6), (4, 6)], ids=lambda m: f"mask {m}"
-)
-@pytest.mark.parametrize(("rows", "length"), [(4, 1), (4, 3), (2, 1), (1, 5)])
+@pytest.mark.parametrize("mask", [None, (1, 1), (4, 1)], ids=lambda m: f"mask {m}")
+@pytest.mark.parametrize("rows", [4, 2, 1])
 def test_the_attention_is_the_one_it_replaces(
-    rows: int, length: int, mask: str | tuple[int, ...] | None, in_parts: None
+    rows: int, mask: tuple[int, ...] | None, in_parts: None
 ) -> None:
-    queries, keys, values = drawn(rows, length, 9)
-    own: Any = mask
-    if isinstance(mask, tuple):
-        own = causal(length, 9, tuple(min(n, rows) if n == 4 else n for n in mask), padding=2)
-    found = by_groups(attention)(queries, keys, values, None, 0.25, own)
+    queries, keys, values = drawn(rows, 1, 9)
+    own = mask and causal(1, 9, tuple(min(n, rows) for n in mask), padding=2)
+    found = by_groups(unused)(queries, keys, values, None, 0.25, own)
     expected = attention(queries, keys, values, None, 0.25, own)
     assert found.shape == expected.shape
-    if length > 1:
-        assert mx.array_equal(found, expected)
     np.testing.assert_allclose(np.array(found), np.array(expected), rtol=1e-5, atol=1e-6)
 
 
@@ -141,10 +139,14 @@ def test_what_it_does_not_know_is_left_to_the_attention_it_replaces(in_parts: No
     queries, keys, values = drawn(4, 1, 9)
     bits = SimpleNamespace(bits=4)
     added = mx.zeros((4, 1, 1, 9))
+    of_heads = mx.ones((4, 6, 1, 9), mx.bool_)
     half = [x.astype(mx.bfloat16) for x in (queries, keys, values)]
     calls: list[tuple[Any, ...]] = [
         (queries, keys, values, bits, 0.25, None, None),
         (queries, keys, values, None, 0.25, added, None),
+        (queries, keys, values, None, 0.25, of_heads, None),
+        (queries, keys, values, None, 0.25, "causal", None),
+        (mx.concatenate([queries] * 2, axis=2), keys, values, None, 0.25, None, None),
         (queries, keys, values, None, 0.25, None, mx.zeros((6,))),
         (*half, None, 0.25, None, None),
     ]

@@ -26,7 +26,7 @@ from mlx_steer import Job, complete, extract, load_model, steered
 from mlx_steer.engine.capture import prompt_states, response_states
 from mlx_steer.engine.guard import forward_of
 from mlx_steer.engine.jobs import Sampling
-from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.engine.perplexity import Answer, perplexities, units
 from mlx_steer.engine.prefill import Prefill
 from mlx_steer.engine.steering import steerable
 from mlx_steer.model.load import Model
@@ -235,7 +235,7 @@ def test_perplexities_agree(sides: Sides) -> None:
             logits = torch.tensor(sides.theirs.run([*prompt, *tokens]).logits[len(prompt) - 1 : -1])
             loss = torch.nn.functional.cross_entropy(logits.double(), torch.tensor(tokens))
             expected.append((f"{i} {side}", loss.exp().item()))
-    ours = dict(pair for group in perplexities(sides.ours, answers) for pair in group)
+    ours = dict(pair for group in perplexities(sides.ours, units(answers)) for pair in group)
     # Ours are rounded to four digits.
     assert ours == {key: pytest.approx(value, rel=1e-3) for key, value in expected}
 

@@ -19,7 +19,7 @@ from mlx_steer.engine.capture import prompt_states, response_states
 from mlx_steer.engine.complete import complete
 from mlx_steer.engine.guard import traits_of
 from mlx_steer.engine.jobs import Job, Sampling
-from mlx_steer.engine.perplexity import Answer, perplexities
+from mlx_steer.engine.perplexity import Answer, perplexities, units
 from mlx_steer.engine.screening import screen
 from mlx_steer.engine.steered import steered
 from mlx_steer.errors import ModelError
@@ -271,7 +271,7 @@ class Case:
             for i, ids in enumerate(self.prompts)
             for n in (1, 5)
         ]
-        found = dict(pair for some in perplexities(self.model, answers) for pair in some)
+        found = dict(pair for some in perplexities(self.model, units(answers)) for pair in some)
         for answer in answers:
             logits = self.plain.read(answer.ids, answer.tokens[:-1]).logits.astype(np.float64)
             losses = [_log_sum(row) - row[t] for row, t in zip(logits, answer.tokens, strict=True)]
