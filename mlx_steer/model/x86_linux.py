@@ -55,7 +55,7 @@ def by_power(
         swiglu: (gate, x) -> gate * sigmoid(gate) * x.
     """
 
-    def by_parts(gate: mx.array, x: mx.array) -> mx.array:
+    def activated(gate: mx.array, x: mx.array) -> mx.array:
         return gate / (1 + mx.power(math.e, -gate)) * x
 
     def faster(gate: mx.array, x: mx.array) -> mx.array:
@@ -63,7 +63,7 @@ def by_power(
             return swiglu(gate, x)
         # Where rows are few, their positions are the parts.
         axis = max(range(gate.ndim - 1), key=gate.shape.__getitem__, default=0)
-        return _side_by_side(lambda cut: by_parts(gate[cut], x[cut]), gate.shape, axis, gate.size)
+        return _side_by_side(lambda cut: activated(gate[cut], x[cut]), gate.shape, axis, gate.size)
 
     return faster
 
