@@ -23,7 +23,7 @@ _INSTRUCTIONS = {
 """The newest instruction set that OpenBLAS's kernels for a kind of x86 processor need."""
 
 _SPINS = "16"
-"""How long OpenBLAS's threads spin, as a power of two in cycles: some 20 microseconds."""
+"""How long OpenBLAS's threads spin, as a power of two in cycles; 26 by default."""
 
 State = Literal["not needed", "loaded", "too late", "missing", "failed"]
 
@@ -97,7 +97,7 @@ def load_openblas() -> BlasStatus:
             "missing",
             "OpenBLAS is not installed, MLX will be slow; run: pip install cmeel-openblas==0.3.29",
         )
-    # Its threads wait for work by spinning, for some 20 ms, which others on the same cores pay for.
+    # Its threads wait for work by spinning, which others on the same cores pay for.
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _SPINS)
     try:
         loaded = _load(library)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import mlx.core as mx
@@ -16,8 +16,17 @@ from mlx_steer.model.load import Model
 
 Float64 = NDArray[np.float64]
 _T = TypeVar("_T")
+_K = TypeVar("_K")
 # Enough to fill two cores; more would only lose more when a run is stopped.
 _ROWS_TOGETHER = 24
+
+
+def grouped(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]:
+    """Items by what they have in common, in the order in which it first comes."""
+    found: dict[_K, list[_T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def packed(groups: Iterable[Sequence[_T]]) -> list[list[_T]]:

@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from mlx_steer.engine.forward import Ids
 from mlx_steer.engine.guard import forward_of
-from mlx_steer.engine.likelihood import Float64, Likelihood, packed
+from mlx_steer.engine.likelihood import Float64, Likelihood, grouped, packed
 from mlx_steer.model.load import Model
 from mlx_steer.sentences import JUDGED_TOKENS
 
@@ -58,9 +58,7 @@ def units(answers: Sequence[Contrasted]) -> list[list[Contrasted]]:
     Args:
         answers: All that belong together, such as the rows that a stage makes.
     """
-    prompts: dict[tuple[Ids, Ids], list[Contrasted]] = {}
-    for answer in sorted(answers, key=lambda a: a.key):
-        prompts.setdefault((answer.positive, answer.negative), []).append(answer)
+    prompts = grouped(sorted(answers, key=lambda a: a.key), lambda a: (a.positive, a.negative))
     # Prompts of like length together, so that little is padded.
     ordered = sorted(prompts.items(), key=lambda one: (len(one[0][0]), one[0]))
     return packed(group for _, group in ordered)
@@ -87,10 +85,7 @@ def log_ratios(
         likelihood = Likelihood(model, forward)
         for group in groups:
             found = [(a.key, LogRatio(None, None)) for a in group if not a.tokens]
-            prompts: dict[tuple[Ids, Ids], list[Contrasted]] = {}
-            for answer in group:
-                if answer.tokens:
-                    prompts.setdefault((answer.positive, answer.negative), []).append(answer)
+            prompts = grouped((a for a in group if a.tokens), lambda a: (a.positive, a.negative))
             if prompts:
                 responses = [[a.tokens[:JUDGED_TOKENS] for a in own] for own in prompts.values()]
                 one, other = (

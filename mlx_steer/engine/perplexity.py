@@ -13,9 +13,8 @@ from itertools import chain
 
 import mlx.core as mx
 
-from mlx_steer.engine.forward import Ids
 from mlx_steer.engine.guard import forward_of
-from mlx_steer.engine.likelihood import Float64, Likelihood, packed
+from mlx_steer.engine.likelihood import Float64, Likelihood, grouped, packed
 from mlx_steer.model.load import Model
 
 
@@ -43,14 +42,11 @@ def units(answers: Sequence[Answer]) -> list[list[Answer]]:
     Args:
         answers: All that belong together, such as the rows that a stage scores.
     """
-    heads: dict[Ids, dict[Ids, list[Answer]]] = {}
-    for answer in sorted(answers, key=lambda a: a.key):
-        prompts = heads.setdefault(answer.ids[: answer.head], {})
-        prompts.setdefault(answer.ids, []).append(answer)
     found: list[list[Answer]] = []
-    for _, prompts in sorted(heads.items()):
+    heads = grouped(sorted(answers, key=lambda a: a.key), lambda a: a.ids[: a.head])
+    for _, own in sorted(heads.items()):
         # Prompts of like length together, so that little is padded.
-        ordered = sorted(prompts.items(), key=lambda one: (len(one[0]), one[0]))
+        ordered = sorted(grouped(own, lambda a: a.ids).items(), key=lambda p: (len(p[0]), p[0]))
         found += packed(group for _, group in ordered)
     return found
 
@@ -72,10 +68,7 @@ def perplexities(
         likelihood = Likelihood(model, forward)
         for group in groups:
             scored: list[tuple[str, float | None]] = [(a.key, None) for a in group if not a.tokens]
-            prompts: dict[Ids, list[Answer]] = {}
-            for answer in group:
-                if answer.tokens:
-                    prompts.setdefault(answer.ids, []).append(answer)
+            prompts = grouped((a for a in group if a.tokens), lambda a: a.ids)
             if prompts:
                 responses = [[a.tokens for a in own] for own in prompts.values()]
                 read = likelihood.log_probs([*prompts], responses, group[0].head)

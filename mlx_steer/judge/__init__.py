@@ -5,6 +5,7 @@ rule that decided and the span of the response it rests on.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.errors import DataError
@@ -31,6 +32,8 @@ JUDGES = tuple(_JUDGES)
 """The judges' names, as a behavior gives them."""
 
 
+# Under many conditions a prompt gets the same response, and a run that goes on is judged again.
+@lru_cache(maxsize=1 << 15)
 def judge_response(judge: str, item: PromptItem, response: str) -> Judgement:
     """Judge a response by the judge's name, after checking that it is coherent at all.
 

@@ -43,6 +43,7 @@ _FORMATTING = frozenset("*#`-=_|~")
 _EAST_ASIAN = frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "HANGUL", "BOPOMOFO"})
 
 
+@lru_cache(maxsize=1 << 15)  # asked for with every judgement, and beside it
 def coherence(text: str) -> float:
     """How coherent a text is, in [0, 1]: fluent text about 0.9 and above, babble below 0.5.
 

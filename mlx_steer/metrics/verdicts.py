@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 from mlx_steer.behaviors import PromptItem
 from mlx_steer.judge import COHERENCE_THRESHOLD, Judgement, judge_response
@@ -54,24 +53,18 @@ def judged(run: RunData) -> dict[str, Scored]:
                 if (found := _by_sentences(run, prompt_id, row)) is not None:
                     scored[key] = found
                 continue
-            judgement, value = _judged(run.behavior.judge, run.prompts[prompt_id], row.text)
+            judgement = judge_response(run.behavior.judge, run.prompts[prompt_id], row.text)
             human = run.labels.get(key)
             score = run.scores.get(key)
             scored[key] = Scored(
                 judgement=judgement,
-                coherence=value,
+                coherence=coherence(row.text),
                 verdict=human or judgement.verdict,
                 perplexity=score.perplexity if score else None,
                 human=human,
                 judge_model=score.judge_model if score else None,
             )
     return scored
-
-
-# Under many conditions a prompt gets the same response, and a run that goes on is judged again.
-@lru_cache(maxsize=1 << 15)
-def _judged(judge: str, item: PromptItem, text: str) -> tuple[Judgement, float]:
-    return judge_response(judge, item, text), coherence(text)
 
 
 def _by_sentences(run: RunData, prompt_id: str, row: Row) -> Scored | None:

@@ -1,9 +1,8 @@
 """x86 Linux only: two of mlx-lm's functions, as exact and several times as fast.
 
-There MLX computes `exp`, and `sigmoid` by it, at some 27 ns an element, but `power`, which is the C
-library's, at 8; it does all but large products in one thread; and attention multiplies once for
-every head, though several share their keys. With 128 rows SmolLM2 spent a third of its time in the
-activation and a third of the rest in attention. `scripts/bench_x86_linux.py` shows both. On Macs
+There MLX computes `exp`, and `sigmoid` by it, several times as slowly as `power`, which is the C
+library's; it does all but large products in one thread; and attention multiplies once for every
+head, though several share their keys. `scripts/bench_x86_linux.py` shows what both gain. On Macs
 and under CUDA nothing is done.
 """
 
@@ -55,15 +54,16 @@ def by_power(
         swiglu: (gate, x) -> gate * sigmoid(gate) * x.
     """
 
-    def activated(gate: mx.array, x: mx.array) -> mx.array:
-        return gate / (1 + mx.power(math.e, -gate)) * x
-
     def faster(gate: mx.array, x: mx.array) -> mx.array:
         if gate.dtype != mx.float32 or mx.default_device() != mx.cpu:
             return swiglu(gate, x)
+
+        def part(cut: tuple[slice, ...]) -> mx.array:
+            return gate[cut] / (1 + mx.power(math.e, -gate[cut])) * x[cut]
+
         # Where rows are few, their positions are the parts.
         axis = max(range(gate.ndim - 1), key=gate.shape.__getitem__, default=0)
-        return _side_by_side(lambda cut: activated(gate[cut], x[cut]), gate.shape, axis, gate.size)
+        return _side_by_side(part, gate.shape, axis, gate.size)
 
     return faster
 
@@ -88,9 +88,8 @@ def by_groups(attention: Attention) -> Attention:
         mask: mx.array | str | None,
         sinks: mx.array | None = None,
     ) -> mx.array:
-        if not _one_token_each(queries, cache) or isinstance(mask, str) or sinks is not None:
-            return attention(queries, keys, values, cache, scale, mask, sinks)
-        if mask is not None and (mask.dtype != mx.bool_ or mask.ndim != 4 or mask.shape[1] > 1):
+        known = sinks is None and _one_token_each(queries, cache) and _of_rows(mask)
+        if not known or isinstance(mask, str):
             return attention(queries, keys, values, cache, scale, mask, sinks)
         rows, heads, _, size = queries.shape
         every = mask is None or mask.shape[0] == 1
@@ -110,6 +109,13 @@ def by_groups(attention: Attention) -> Attention:
 def _one_token_each(queries: mx.array, cache: Any) -> bool:
     plain = queries.dtype == mx.float32 and queries.shape[2] == 1 and not hasattr(cache, "bits")
     return plain and mx.default_device() == mx.cpu
+
+
+def _of_rows(mask: mx.array | str | None) -> bool:
+    """Whether a mask says of each row, or of all, which keys are seen, if there is one."""
+    if not isinstance(mask, mx.array):
+        return mask is None
+    return mask.dtype == mx.bool_ and mask.ndim == 4 and mask.shape[1] == 1
 
 
 def _one_token(
