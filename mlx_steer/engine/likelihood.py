@@ -10,15 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_steer.engine.forward import Forward, Ids
-from mlx_steer.engine.limits import LOGITS_AT_ONCE
+from mlx_steer.engine.limits import LOGITS_AT_ONCE, SCORED_TOGETHER
 from mlx_steer.engine.prefill import Prefill, Prefilled
 from mlx_steer.model.load import Model
 
 Float64 = NDArray[np.float64]
 _T = TypeVar("_T")
 _K = TypeVar("_K")
-# Enough to fill two cores; more would only lose more when a run is stopped.
-_ROWS_TOGETHER = 24
 
 
 def grouped(items: Iterable[_T], key: Callable[[_T], _K]) -> dict[_K, list[_T]]:
@@ -36,7 +34,7 @@ def packed(groups: Iterable[Sequence[_T]]) -> list[list[_T]]:
     """
     units: list[list[_T]] = []
     for group in groups:
-        if not units or len(units[-1]) + len(group) > _ROWS_TOGETHER:
+        if not units or len(units[-1]) + len(group) > SCORED_TOGETHER:
             units.append([])
         units[-1] += group
     return units

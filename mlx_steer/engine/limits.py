@@ -6,6 +6,9 @@ PREFILL_TOKENS = 8192
 SHORTEST_HEAD = 8
 # Of prompts and responses together, in extraction: bounds the caches that are held.
 TOKENS_AT_ONCE = 8192
+# Responses scored together: enough to fill two cores, and more would only lose more when a run is
+# stopped.
+SCORED_TOGETHER = 24
 # Logits held at a time in scoring: rows x tokens x vocabulary.
 LOGITS_AT_ONCE = 50_000_000
 

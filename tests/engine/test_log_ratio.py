@@ -74,13 +74,13 @@ def test_what_is_masked_leaves_the_mean_of_the_rest(model):
 
 def test_responses_to_a_prompt_are_in_one_unit_and_units_are_read_alone(model, monkeypatch):
     answers = [contrasted(model, *one) for one in ASKED]
-    monkeypatch.setattr("mlx_steer.engine.likelihood._ROWS_TOGETHER", 2)
+    monkeypatch.setattr("mlx_steer.engine.likelihood.SCORED_TOGETHER", 2)
     groups = units(answers[::-1])
     assert sorted([a.key for a in group] for group in groups) == [["a", "b"], ["c"]]
     every = [pair for part in log_ratios(model, groups, (3, 3)) for pair in part]
     alone = [next(iter(log_ratios(model, [group], (3, 3)))) for group in groups]
     assert [pair for part in alone for pair in part] == every
-    monkeypatch.setattr("mlx_steer.engine.likelihood._ROWS_TOGETHER", 24)
+    monkeypatch.setattr("mlx_steer.engine.likelihood.SCORED_TOGETHER", 24)
     (together,) = log_ratios(model, units(answers), (3, 3))
     for key, ratio in together:
         assert ratio.value == pytest.approx(dict(every)[key].value, abs=2e-4)
