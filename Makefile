@@ -32,7 +32,7 @@ llama-cpp: setup
 	npm install --silent --no-audit --no-fund --prefix $(VENV)/llama.cpp $(LLAMA_CPP)
 
 demo: $(VENV)/.installed
-	$(BIN)/mlx-steer run configs/smollm2_135m_refusal.yaml --out $(DEMO)
+	$(BIN)/mlx-steer run configs/smollm2_135m_refusal.yaml --out $(DEMO) --processes auto
 
 test: setup
 	$(PYTEST) --maxprocesses 8 -m "not slow"

@@ -61,6 +61,22 @@ def openblas_status() -> BlasStatus:
     return load_openblas()
 
 
+def cores() -> int:
+    """Cores that this process computes on: those it may, or fewer by OPENBLAS_NUM_THREADS."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    here = len(affinity(0)) if affinity else os.cpu_count() or 1
+    asked = os.environ.get("OPENBLAS_NUM_THREADS", "")
+    return min(here, int(asked)) if asked.isdecimal() and int(asked) else here
+
+
+def compute_on(count: int) -> None:
+    """Use so many cores from now on, in this process and in those that it starts."""
+    os.environ["OPENBLAS_NUM_THREADS"] = str(count)
+    status = openblas_status()
+    if status.state == "loaded":
+        ctypes.CDLL(status.detail).openblas_set_num_threads(count)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Multiply in one thread inside: the number of cores would show in the last digits.

@@ -123,6 +123,11 @@ class Team:
                         "make them the same and start again"
                     )
 
+    def on_this_machine(self) -> int:
+        """How many of the ranks share this rank's machine, by its host's name."""
+        own = socket.gethostname().encode()
+        return self.gathered(own).count(own)
+
     def least(self, value: int) -> int:
         """The smallest of the ranks' numbers, on every rank."""
         return min(map(int, self.gathered(str(value).encode())))

@@ -27,6 +27,7 @@ from mlx_steer.cli.options import (
     sentence_options,
     sentences_given,
 )
+from mlx_steer.cli.processes import processes_option, shared_among
 from mlx_steer.cli.progress import progress
 from mlx_steer.team import launched_rank
 
@@ -88,12 +89,17 @@ judge_option = click.option(
     metavar="K/N",
     help="Make only the K-th of N parts of the rows, in a directory beside the run's.",
 )
+@processes_option
 @judge_option
 @batch_option
 @fresh_option
 @quiet_option
 def run(
-    config: Path | None, out: Path | None, part: tuple[int, int] | None, **options: Any
+    config: Path | None,
+    out: Path | None,
+    part: tuple[int, int] | None,
+    processes: int | str,
+    **options: Any,
 ) -> None:
     """Carry out the experiment of a CONFIG file, or continue it; ends with a report.
 
@@ -115,10 +121,13 @@ def run(
         changed = experiment.generation.model_copy(update={"batch_size": batch_size})
         experiment = experiment.model_copy(update={"generation": changed})
     where = out or Path("runs") / experiment.name
-    if part is None:
-        _execute(experiment, where, fresh, quiet)
-    else:
+    if part is not None:
+        if processes != 1:
+            raise click.UsageError("give --part or --processes, not both")
         _make_part(experiment, where, part, fresh, quiet)
+        return
+    with shared_among(processes):
+        _execute(experiment, where, fresh, quiet)
 
 
 def _experiment(config: Path | None, options: dict[str, Any]) -> ExperimentConfig:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from mlx_steer.experiment.work import Work
 from mlx_steer.files import json_line
 from mlx_steer.run.directory import parse_lines
-from mlx_steer.run.records import record_json
+from mlx_steer.run.records import Row, record_json
 
 EVERY = 30.0
 """Seconds; every rank exchanges so often after a stage's beginning, so that none waits long."""
@@ -89,5 +89,6 @@ class Exchange(Generic[_Record]):
             if rank != team.rank:
                 made = parse_lines(theirs[1:], Path(f"rank {rank}"), self._kind)
                 self._work.run.append(self._name, made)
-                self._work.progress.advance(units=len(made))
+                tokens = sum(len(one.tokens) for one in made if isinstance(one, Row))
+                self._work.progress.advance(units=len(made), tokens=tokens)
         return all(theirs[:1] == _DONE for theirs in found)

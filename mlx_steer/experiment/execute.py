@@ -89,10 +89,11 @@ def run_experiment(
         behavior = behavior_of(config.behavior)
         _check(behavior, config)
         model = _loaded(config.model, _recorded_revision(run, config.model.name))
-        fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare)
         # A model over ranks is one model; else each has its own, and rows are dealt out.
         us = team() if config.model.shard is None else Team()
         _agree(us, model, diary)
+        here = us.on_this_machine()
+        fitting = batch_for(config, behavior, model, sweep=sweep, compare=compare, sharing=here)
         at_once = us.least(fitting.rows)  # what is read together must not depend on who reads it
     # Not before all is there: a mistake in the config must not spoil a finished run's.
     _write_inputs(run, config, behavior)

@@ -201,6 +201,7 @@ def batch_for(
     *,
     sweep: bool = True,
     compare: bool = True,
+    sharing: int = 1,
 ) -> BatchChoice:
     """How many rows of an experiment are decoded at a time, for a model that is loaded.
 
@@ -210,6 +211,7 @@ def batch_for(
         model: The model.
         sweep: Whether the run has a sweep.
         compare: Whether it has a comparison.
+        sharing: Processes that share this machine's memory, each with the model.
 
     Raises:
         ModelError: If not even one row fits into memory.
@@ -221,7 +223,7 @@ def batch_for(
     size = ModelSize(Shape.of(model.config).over(model.team.size), weights, model.dtype.size)
     facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
     found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
-    usable = model.team.least(working_set())
+    usable = model.team.least(working_set() // max(sharing, model.team.on_this_machine()))
     choice = choose_batch(config, size, workload(config, found.counts), usable)
     return replace(choice, counts=found.counts, size=size)
 

@@ -7,7 +7,6 @@ and under CUDA nothing is done.
 """
 
 import math
-import os
 import platform
 import sys
 import threading
@@ -16,6 +15,8 @@ from functools import cache
 from typing import Any
 
 import mlx.core as mx
+
+from mlx_steer.blas import cores
 
 Attention = Callable[..., mx.array]
 
@@ -137,7 +138,7 @@ def _side_by_side(
 ) -> mx.array:
     """Parts along an axis of a shape, as many as pay and as there are cores, put together again."""
     size = shape[axis]
-    count = max(1, min(_cores(), size, work // _LEAST_WORK))
+    count = max(1, min(_MOST_PARTS, cores(), size, work // _LEAST_WORK))
     if count == 1:
         return part(())
     ends = [size * i // count for i in range(count + 1)]
@@ -146,11 +147,6 @@ def _side_by_side(
         with mx.stream(stream):
             done.append(part((*[slice(None)] * axis, slice(a, b))))
     return mx.concatenate(done, axis=axis)
-
-
-@cache
-def _cores() -> int:
-    return min(_MOST_PARTS, len(os.sched_getaffinity(0)))
 
 
 def _streams(count: int) -> list[Any]:

@@ -37,6 +37,12 @@ CASES = [
     Case("a misspelt command", lambda w: ["extrat"], ("did you mean 'extract'",)),
     Case("a misspelt one below", lambda w: ["vectors", "shw"], ("did you mean 'show'",)),
     Case("an unknown option", lambda w: ["run", "--outt", "x"], ("--outt",)),
+    Case("no processes", lambda w: ["run", "x", "--processes", "0"], ("write 1 to 64, or auto",)),
+    Case(
+        "a part by processes",
+        lambda w: [*w.run(), "--part", "1/2", "--processes", "2"],
+        ("--part or --processes, not both",),
+    ),
     Case("no config", lambda w: ["run"], ("give a CONFIG",)),
     Case(
         "an empty model",

@@ -170,13 +170,16 @@ def test_the_readme_is_written_from_a_run(tmp_path):
     folder = gated_run(tmp_path / "run").write(GATED_CHOICE)
     first = write_report(folder).first
     (tmp_path / "docs").mkdir()
-    blocks = "".join(f"<!-- demo: {n} -->\nold\n<!-- /demo -->\n" for n in ("answer", "details"))
+    parts = ("answer", "details")
+    blocks = "".join(f"<!-- synthetic: {n} -->\nold\n<!-- /synthetic -->\n" for n in parts)
+    blocks += "<!-- another: answer -->\nkept\n<!-- /another -->\n"
     (tmp_path / "README.md").write_text(f"before\n{blocks}after\n")
     script = Path(__file__).parents[2] / "scripts" / "readme_answer.py"
     for _ in range(2):
         subprocess.run([sys.executable, script, folder, "--root", tmp_path], check=True)
     text = (tmp_path / "README.md").read_text()
-    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before\n") and text.endswith("kept\n<!-- /another -->\nafter\n")
+    assert "old" not in text
     assert text.count(f"**{first.label}** {first.sentence}") == 1
     assert "| layer 8, strength 1 (chosen) |" in text.replace("1.0", "1")
     assert (tmp_path / "docs" / "answer.png").read_bytes().startswith(b"\x89PNG")
