@@ -19,7 +19,7 @@ from mlx_steer.model.machine import versions
 from mlx_steer.model.shape import layer_of
 from mlx_steer.model.sharding import shard as shard_network
 from mlx_steer.model.size import check_fits
-from mlx_steer.model.x86_linux import hasten
+from mlx_steer.model.x86_linux import hasten, lay_out
 from mlx_steer.team import Team, team
 from mlx_steer.vectors import ModelInfo
 from mlx_steer.words import DtypeChoice, Shard
@@ -134,6 +134,7 @@ def load_model(
     network = _as_wanted(network, name, adapter, wanted, dequantize)
     shard_network(network, config, location.id, ranks)
     mx.eval([value for _, value in _leaves(network)])
+    lay_out(network)
     model = Model(
         network=network,
         chat=ChatFormat(tokenizer, location.id, thinking),

@@ -45,7 +45,7 @@ def unused(*_: Any) -> mx.array:
 def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts, however little there is to do."""
     monkeypatch.setattr(x86_linux, "_LEAST_WORK", 1)
-    monkeypatch.setattr(x86_linux, "_cores", lambda: 3)
+    monkeypatch.setattr(x86_linux, "cores", lambda: 3)
 
 
 def drawn(
