@@ -1,10 +1,10 @@
 """x86 Linux only: two of mlx-lm's functions, and the layout of weights, for the sake of speed.
 
 There MLX computes `exp`, and `sigmoid` by it, several times as slowly as `power`, which is the C
-library's; it does all but large products in one thread; and attention multiplies once for every
-head, though several share their keys. OpenBLAS reads a matrix that is multiplied transposed the slower,
-the fewer rows it meets. `scripts/bench_x86_linux.py` shows what all three gain. On Macs and under
-CUDA nothing is done.
+library's; it does all but large products in one thread; attention multiplies once for every head,
+though several share their keys; and OpenBLAS reads a matrix that is multiplied transposed slowly,
+which counts where it meets few rows. `scripts/bench_x86_linux.py` shows what all three gain. On
+Macs and under CUDA nothing is done.
 """
 
 import math
