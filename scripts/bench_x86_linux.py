@@ -1,9 +1,10 @@
-"""The activation and the attention as mlx-lm has them beside ours on x86 Linux."""
+"""Linear layers, the activation and the attention as mlx-lm has them beside ours on x86 Linux."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 
 import click
 
@@ -11,14 +12,15 @@ import mlx_steer  # noqa: F401  (before mlx: it puts OpenBLAS in front of it)
 
 # isort: split
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from measuring import Json, in_turn, publish, ratio
 from mlx_lm.models.activations import swiglu
 from mlx_lm.models.base import scaled_dot_product_attention
 
-from mlx_steer.model.x86_linux import by_groups, by_power
+from mlx_steer.model.x86_linux import by_groups, by_power, lay_out
 
-WIDTH = 1536  # of SmolLM2's inner layers
+INNER, WIDTH = 576, 1536  # of SmolLM2's hidden state and its inner layers
 HEADS, GROUPS, SIZE = 9, 3, 64  # of its attention
 
 
@@ -44,6 +46,14 @@ def main(pairs: int, as_json: bool) -> None:
         found.append({"what": what, "sizes": sizes, "speed": asdict(speed), "error": error})
         table.append([what, *map(str, sizes), str(speed), f"{error:.1e}"])
 
+    for rows in (1, 16, 128, 1024):
+        mx.random.seed(rows)
+        x, plain = mx.random.normal((rows, 1, INNER)), nn.Linear(INNER, WIDTH, bias=False)
+        ours = nn.Linear(INNER, WIDTH, bias=False)
+        ours.weight = plain.weight + 0
+        lay_out(ours)
+        mx.eval(x, plain.weight)
+        add("linear layer", (rows, 1, 0), [partial(layer, x) for layer in (plain, ours)])
     for rows, tokens in ((4, 1), (128, 1), (24, 40)):
         mx.random.seed(rows)
         gate, x = (mx.random.normal((rows, tokens, WIDTH)) for _ in range(2))

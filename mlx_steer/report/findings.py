@@ -43,18 +43,19 @@ def warnings(metrics: Metrics) -> list[str]:
     select, limits = metrics.select, limits_of(metrics)
     choice, rule = select.choice, select.by_rule
     met = choice.met_limits if choice else rule.met_limits if rule else True
+    chosen_on = "On the prompts that the choice was made on, no cell of"
+    taken = (
+        f"met the limits ({limits}), so the one with the largest target rate minus false positive "
+        "rate was taken. What it does on the others is measured here."
+    )
     if not met:
-        found.append(
-            f"No cell of the sweep met the limits ({limits}). The cell with the largest target "
-            "rate minus false positive rate was taken instead; its side effects are larger than "
-            "the limits allow."
-        )
+        found.append(f"{chosen_on} the sweep {taken}")
     gated = choice.gated if choice else select.gated_by_rule
     if gated and not gated.met_limits:
-        which = f"the limits ({limits})" if met else "them either"
         found.append(
-            f"No cell of gated steering met {which}; the one with the largest target rate minus "
-            "false positive rate was taken."
+            f"{chosen_on} gated steering {taken}"
+            if met
+            else "No cell of gated steering met them there either; the same was done."
         )
     for recorded, present in (
         (choice, rule),

@@ -7,12 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm.models import activations, base, llama
 
 from mlx_steer.model import x86_linux
-from mlx_steer.model.x86_linux import by_groups, by_power, hasten
+from mlx_steer.model.x86_linux import by_groups, by_power, hasten, lay_out
+
+only_here = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64") or mx.default_device() != mx.cpu,
+    reason="for x86 Linux only",
+)
 
 EXTREME = [-1e30, -3e4, -100.0, -88.8, -20.0, -1e-6, 0.0, 1e-6, 20.0, 88.8, 100.0, 3e4, 1e30]
 
@@ -173,13 +179,31 @@ def test_other_threads_have_streams_of_their_own(in_parts: None) -> None:
             np.testing.assert_array_equal(there, here)
 
 
-@pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64") or mx.default_device() != mx.cpu,
-    reason="nothing is replaced here",
-)
+@only_here
 def test_networks_that_are_loaded_already_get_them_too() -> None:
     hasten()
     for name, home in (("swiglu", activations), ("scaled_dot_product_attention", base)):
         function = getattr(llama, name)
         assert function is getattr(home, name)
         assert function.__module__ == "mlx_steer.model.x86_linux"
+
+
+@only_here
+def test_weights_that_are_laid_out_anew_multiply_to_the_same_bits() -> None:
+    network = nn.Sequential(nn.Linear(192, 96), nn.Linear(96, 192, bias=False), nn.Embedding(8, 4))
+    network.layers.append(nn.Linear(192, 64).to_quantized(64, 4))
+    before = [np.array(layer.weight) for layer in network.layers]
+    inputs = [mx.random.normal((rows, 1, 192)) for rows in (1, 7, 64)]
+
+    def results() -> list[np.ndarray]:
+        return [np.array(network.layers[1](network.layers[0](x))) for x in inputs]
+
+    expected = results()
+    lay_out(network)
+    for found, wanted in zip(results(), expected, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    for layer, weight in zip(network.layers, before, strict=True):
+        np.testing.assert_array_equal(np.array(layer.weight), weight)
+    first, second, *others = (memoryview(layer.weight) for layer in network.layers)
+    assert first.f_contiguous and second.f_contiguous
+    assert all(view.c_contiguous for view in others)

@@ -154,7 +154,8 @@ def test_whether_steering_beats_the_prompt_follows_from_the_paired_test(tmp_path
 def test_the_first_lines_warn_if_no_cell_met_the_limits(tmp_path):
     run = small_run(tmp_path / "run").write({**CHOICE, "met_limits": False})
     first = head(report_text(run)).partition("## Key findings")[0]
-    assert "\n> **Warning.** No cell of the sweep met the limits" in first
+    warned = "On the prompts that the choice was made on, no cell of the sweep met the limits"
+    assert f"\n> **Warning.** {warned}" in first
 
 
 @without_plots
