@@ -69,11 +69,12 @@ class RaceConfig(Section):
 
 
 class DosesConfig(Section):
-    """Where the cells of `strengths: auto` stand.
+    """Where the cells of `strengths: auto` stand, and which gated cells a screening prefers.
 
     For plain steering the largest dose is the one whose lean to the behavior on other prompts stays
     within the limit of false positives; for gated steering, which leaves other prompts alone, the
-    one whose price on target prompts stays within `price`.
+    one whose price on target prompts stays within `price`. Of gated cells whose strengths are
+    named, a screening puts those within `price` first.
 
     Attributes:
         parts: Parts of the largest dose, each a cell: leans are read at the first response token,

@@ -2,9 +2,9 @@
 
 The sweep of the config is run once as a grid, with all cells screened and none dropped; that is the
 truth. Then the race's own program is carried out on it many times, each with the prompts of every
-set in another order, its rows and screening taken from the grid. Printed for each kind of cell:
-target minus false positives, on all select prompts, of the race's choice and of the grid's, and how
-many of the grid's rows the race decoded.
+set in another order, its rows, screening and prices taken from the grid. Printed for each kind of
+cell: target minus false positives, on all select prompts, of the race's choice and of the grid's,
+and how many of the grid's rows the race decoded.
 
     python scripts/race_study.py configs/smollm2_135m_refusal_full.yaml --out runs/grid
 """
@@ -12,6 +12,7 @@ many of the grid's rows the race decoded.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,14 +23,19 @@ from measuring import Silent
 
 from mlx_steer.behaviors import Behavior
 from mlx_steer.behaviors.two_sentences import behavior_of
-from mlx_steer.conditions import Gate
+from mlx_steer.conditions import Condition, Gate
 from mlx_steer.config import ExperimentConfig, RaceConfig, load_config
+from mlx_steer.engine.divergence import Reference, divergences
+from mlx_steer.engine.guard import load_model
+from mlx_steer.experiment.dose_prices import priced_rank
 from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.execute import run_experiment
 from mlx_steer.experiment.leans import Screened, lean, screening_rank
 from mlx_steer.experiment.program import Program, Stage
+from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, leaders
 from mlx_steer.metrics.verdicts import Scored, judged
+from mlx_steer.model.load import Model
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.reader import RunData, load_run
 from mlx_steer.vectors import SteeringVector, SteeringVectorSet
@@ -44,6 +50,7 @@ class Grid:
     run: RunData
     scored: Mapping[str, Scored]
     log_odds: Mapping[str, Mapping[str, float]]
+    nats: Mapping[str, Mapping[str, float]]
     vectors: SteeringVectorSet
 
     def cells(self, stage: Stage) -> dict[str, list[Cell]]:
@@ -63,7 +70,7 @@ class Replayed:
         """Of a grid, with the limits of a config."""
         self.vectors = grid.vectors
         self._grid = grid
-        self._limits = config.sweep.limits
+        self._limits, self._doses = config.sweep.limits, config.sweep.doses
 
     def layer(self, index: int) -> int:
         """A layer, counted from 0."""
@@ -85,12 +92,18 @@ class Replayed:
             for c in screened.conditions
         }
         limit = leans["base"].other + self._limits.false_positives
+        priced = [k for k in sets if k in self._grid.nats][: self._doses.priced_prompts]
+
+        def rank(cell: Condition) -> tuple[float, ...]:
+            strength = cell.interventions[0].strength
+            if not cell.gates:
+                return screening_rank(leans[cell.name], limit, strength)
+            nats = statistics.mean(self._grid.nats[k][cell.name] for k in priced)
+            return priced_rank(leans[cell.name], nats, self._doses.price, strength)
+
         kept: set[str] = set()
         for kind in KINDS:
-            own = [c for c in screened.conditions if c.kind == kind]
-            own.sort(
-                key=lambda c: screening_rank(leans[c.name], limit, c.interventions[0].strength)
-            )
+            own = sorted((c for c in screened.conditions if c.kind == kind), key=rank)
             kept |= {c.name for c in own[:keep]}
         return kept
 
@@ -126,16 +139,35 @@ def main() -> None:
         screened = run.read_record(".screened.json", Screened)
     data = load_run(arguments.out)
     assert screened is not None and data.vectors is not None
-    grid = Grid(data, judged(data), screened.log_odds, data.vectors)
     behavior = behavior_of(config.behavior)
+    grid = Grid(data, judged(data), screened.log_odds, {}, data.vectors)
+    config = config.model_copy(update={"sweep": every.model_copy(update={"screen": None})})
+    [full] = Program(config, behavior, Replayed(grid, config)).search()
+    kept = arguments.out / ".study_prices.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(prices(grid, full, load_model(config.model.name))))
+    grid = replace(grid, nats=json.loads(kept.read_text()))
     for cells in arguments.cells:
         for rounds in arguments.rounds:
             race = RaceConfig(cells=cells, rounds=rounds)
-            replay(grid, config, race, behavior, arguments)
+            replay(grid, full, config, race, behavior, arguments)
+
+
+def prices(grid: Grid, full: Stage, model: Model) -> dict[str, dict[str, float]]:
+    """What each gated cell costs where its gate is open, by target prompt."""
+    cells = [replace(c, gates=()) for c in full.conditions if c.kind == "gated"]
+    rows = grid.run.condition("base").rows
+    references = [
+        Reference(p.id, prompt_ids(model, p, None), row.tokens, row.finish_reason == "stop")
+        for p in full.items
+        if p.set == "target" and (row := grid.run.rows[rows[p.id]]).tokens
+    ]
+    return {one.prompt_id: dict(one.nats) for one in divergences(model, references, cells)}
 
 
 def replay(
     grid: Grid,
+    full: Stage,
     config: ExperimentConfig,
     race: RaceConfig,
     behavior: Behavior,
@@ -143,11 +175,9 @@ def replay(
 ) -> None:
     """Races in many orders of the prompts, against the grid's choice."""
     limits = config.sweep.limits
-    full = [s for s in Program(config, behavior, Replayed(grid, config)).search() if s.decoded]
-    truth = {c.condition: c for own in grid.cells(full[-1]).values() for c in own}
-    best = {
-        kind: choose_cell(grid.cells(full[-1])[kind], truth["base"], limits)[0] for kind in KINDS
-    }
+    cells = grid.cells(full)
+    truth = {c.condition: c for own in cells.values() for c in own}
+    best = {kind: choose_cell(cells[kind], truth["base"], limits)[0] for kind in KINDS}
     rows = {row for c in grid.run.conditions for row in c.rows.values()}
     sweep = config.sweep.model_copy(update={"strategy": "race", "race": race})
     racing = config.model_copy(update={"sweep": sweep, "prompts_per_set": arguments.prompts})

@@ -19,6 +19,7 @@ from mlx_steer.experiment.work import Work
 from mlx_steer.model.load import Model
 from mlx_steer.run.base_record import Record
 from mlx_steer.run.records import Row
+from mlx_steer.run.screened import Lean
 
 
 class Priced(Record):
@@ -26,6 +27,22 @@ class Priced(Record):
 
     made_from: str
     nats: dict[str, float]
+
+
+def priced_rank(lean: Lean, nats: float, most: float, strength: float) -> tuple[float, ...]:
+    """Sorts gated cells before decoding as the choice sorts them afterwards, the best first.
+
+    Cells within the limit on the price come first, by their lean on target prompts; then the
+    others, the cheapest first. By the lean alone the strongest steering came first, which babbles.
+
+    Args:
+        lean: See leans.py.
+        nats: What the cell costs on target prompts, a token.
+        most: The highest price of a cell that can be chosen.
+        strength: The cell's; of equals, the smaller comes first.
+    """
+    within = nats <= most
+    return (not within, -lean.target if within else nats, abs(strength))
 
 
 def dose_prices(stage: Stage, work: Work, model: Model) -> dict[str, float]:

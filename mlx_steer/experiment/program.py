@@ -153,12 +153,21 @@ class Program:
             if number < race.rounds:
                 ahead = self.results.ahead(stage)
                 conditions = [c for c in conditions if c.kind == "base" or c.name in ahead]
+                prompts = [c for c in conditions if c.kind == "prompt"]
+                # One that is left needs no more rows, unless cells are held to its coherence.
+                if len(prompts) == 1 and self.behavior.sentences is None:
+                    conditions.remove(prompts[0])
 
     def _screened(
         self, conditions: list[Condition], items: tuple[PromptItem, ...], keep: int
     ) -> Generator[Stage, None, list[Condition]]:
         """Without the cells that a screening finds to be beaten."""
         cells = [c for c in conditions if c.interventions]
+        gated = [replace(c, gates=()) for c in cells if c.gates]
+        if gated and not self._found_by_price:
+            own = self._priced_items()
+            yield Stage("base", (BASE,), own, decides=True)
+            yield Stage("screen gated", (BASE, *gated), own, decoded=False, priced=True)
         screened = Stage("screen", (BASE, *cells), items, decoded=False)
         yield screened
         kept = self.results.kept(screened, keep)
@@ -286,6 +295,16 @@ class Program:
             ]
         return [BASE, *prompts, *cells]
 
+    def _priced_items(self) -> tuple[PromptItem, ...]:
+        """Target prompts, for all that open a gate."""
+        return self.items("select", "target")[: self.config.sweep.doses.priced_prompts]
+
+    @property
+    def _found_by_price(self) -> bool:
+        """Whether gated cells stand where their price is known to be within the limit."""
+        sweep, gate = self.config.sweep, self.config.gate
+        return gate is not None and (gate.strengths or sweep.strengths) == "auto"
+
     def _strengths(
         self, places: Sequence[Sequence[SteeringVector]], asked: Strengths, gated: bool = False
     ) -> Generator[Stage, None, list[Sequence[float]]]:
@@ -297,10 +316,10 @@ class Program:
         if asked != "auto":
             return [asked] * len(places)
         sweep = self.config.sweep
-        sets: tuple[PromptSet, ...] = ("target",) if gated else ("target", "other")
-        most = sweep.doses.priced_prompts if gated else sweep.race.screened_prompts
-        items = tuple(item for name in sets for item in self.items("select", name)[:most])
+        both = (self.items("select", name) for name in ("target", "other"))
+        items = tuple(item for own in both for item in own[: sweep.race.screened_prompts])
         if gated:
+            items = self._priced_items()
             yield Stage("base", (BASE,), items, decides=True)
         start = DoseSearch.by_halving if gated else DoseSearch.up_the_ladder
         searches = [start(vectors) for vectors in places]

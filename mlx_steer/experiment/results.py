@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from mlx_steer.bands import band_of
-from mlx_steer.conditions import Gate, digest
+from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.errors import ConfigError, VectorError
 from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_prompt
-from mlx_steer.experiment.dose_prices import dose_prices
+from mlx_steer.experiment.dose_prices import dose_prices, priced_rank
 from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.leans import Leans, screening_rank, within_limit
 from mlx_steer.experiment.mirror import packed, unpack
@@ -201,13 +201,18 @@ class RunResults:
             return self._sentences.kept(screened, self._forced, keep)
         leans = self._leans.of(screened)
         base, limit = leans[BASE.name], self._limit(leans)
+        most = self._work.config.sweep.doses.price
         cells = [c for c in screened.conditions if c.interventions]
+
+        def rank(cell: Condition) -> tuple[float, ...]:
+            strength = cell.interventions[0].strength
+            if (nats := self._prices.get(cell.name)) is None:
+                return screening_rank(leans[cell.name], limit, strength)
+            return priced_rank(leans[cell.name], nats, most, strength)
+
         records: list[ScreenedCell] = []
         for kind in dict.fromkeys(c.kind for c in cells):
-            ranked = sorted(
-                (c for c in cells if c.kind == kind),
-                key=lambda c: screening_rank(leans[c.name], limit, c.interventions[0].strength),
-            )
+            ranked = sorted((c for c in cells if c.kind == kind), key=rank)
             records += [
                 ScreenedCell(
                     condition=cell.name,
@@ -215,6 +220,7 @@ class RunResults:
                     layer=band_of([i.layer for i in cell.interventions]),
                     strength=cell.interventions[0].strength,
                     kept=place < keep,
+                    nats=self._prices.get(cell.name),
                     **dict(leans[cell.name]),
                 )
                 for place, cell in enumerate(ranked)

@@ -22,13 +22,18 @@ class Lean(Record):
 
 
 class ScreenedCell(Lean):
-    """A cell as the screening saw it, and whether it was kept to be decoded."""
+    """A cell as the screening saw it, and whether it was kept to be decoded.
+
+    `nats` is the price of a gated cell on target prompts, a token (see `DosesConfig`), if it was
+    read.
+    """
 
     condition: str
     kind: str
     layer: LayerOrBand
     strength: FiniteFloat
     kept: bool
+    nats: FiniteFloat | None = None
 
 
 class FoundDose(Record):

@@ -9,10 +9,12 @@ import mlx.core as mx
 import pytest
 
 from mlx_steer.engine.steered import steered
+from mlx_steer.experiment.dose_prices import priced_rank
 from mlx_steer.experiment.plan import plan_experiment
 from mlx_steer.metrics.metrics_file import read_metrics
 from mlx_steer.model.load import load_model
 from mlx_steer.report import write_report
+from mlx_steer.run.screened import Lean
 from mlx_steer.vectors import load_vectors, relative_dose
 from tests.experiment.test_screened_sweep import OPENINGS
 from tests.helpers.behaviors import behavior_folder
@@ -65,7 +67,8 @@ def test_cells_drop_out_round_by_round_and_the_choice_has_all_prompts(
     finished: tuple[Path, Told],
 ) -> None:
     folder, told = finished
-    assert [name for name, _, _ in told.stages][:4] == ["screen", *ROUNDS]
+    first = ["base", "screen gated", "screen"]
+    assert [name for name, _, _ in told.stages][:6] == [*first, *ROUNDS]
     found = conditions(folder)
     reached = {
         kind: sorted(len(c["rows"]) for c in found.values() if c["kind"] == kind)
@@ -75,11 +78,32 @@ def test_cells_drop_out_round_by_round_and_the_choice_has_all_prompts(
     assert reached["base"] == [16]
     assert reached["steering"] == [4, 4, 8, 16]
     assert reached["gated"] == [4, 8, 16]
-    assert reached["prompt"] == [4, 16]
+    assert reached["prompt"] == [4, 4]  # as soon as one is left, it is chosen
     choice = json.loads((folder / "choice.json").read_text())
     name = f"layer {choice['layer']}, strength {choice['strength']:g}"
     assert len(found[name]["rows"]) == 16
     assert len(found[f"gated layer {choice['gated']['layer']}, strength 1"]["rows"]) == 16
+
+
+def test_gated_cells_enter_by_their_price_and_plain_ones_by_their_lean(
+    finished: tuple[Path, Told],
+) -> None:
+    folder, _ = finished
+    cells = json.loads((folder / "screening.json").read_text())["cells"]
+    gated = [c for c in cells if c["kind"] == "gated"]
+    assert len(gated) == 3 and all(c["nats"] > 0 for c in gated)
+    assert all(c.get("nats") is None for c in cells if c["kind"] == "steering")
+    priced = json.loads((folder / ".screen_gated.json").read_text())["nats"]
+    assert {c["condition"]: c["nats"] for c in gated} == priced
+
+
+def test_within_the_price_the_lean_decides_and_beyond_it_the_price() -> None:
+    def rank(nats: float, target: float, strength: float = 1.0) -> tuple[float, ...]:
+        lean = Lean(target=target, target_log_odds=0.0, other=0.1, other_log_odds=0.0)
+        return priced_rank(lean, nats, 0.35, strength)
+
+    best = [rank(0.35, 0.6), rank(0.1, 0.5), rank(0.2, 0.5, 1.5), rank(0.4, 0.1), rank(0.7, 0.9)]
+    assert best == sorted(best)
 
 
 def test_an_interrupted_race_goes_on_to_the_same_run(
