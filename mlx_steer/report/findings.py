@@ -48,9 +48,9 @@ def warnings(metrics: Metrics) -> list[str]:
         f"met the limits ({limits}), so the one with the largest target rate minus false positive "
         "rate was taken. What it does on the others is measured here."
     )
-    if not met:
-        found.append(f"{chosen_on} the sweep {taken}")
     gated = choice.gated if choice else select.gated_by_rule
+    if not met:
+        found.append(f"{chosen_on} {'plain steering' if gated else 'the sweep'} {taken}")
     if gated and not gated.met_limits:
         found.append(
             f"{chosen_on} gated steering {taken}"
