@@ -70,7 +70,11 @@ def cores() -> int:
 
 
 def compute_on(count: int) -> None:
-    """Use so many cores from now on, in this process and in those that it starts."""
+    """Use so many cores from now on, in this process and in those that it starts.
+
+    Args:
+        count: At least 1.
+    """
     os.environ["OPENBLAS_NUM_THREADS"] = str(count)
     status = openblas_status()
     if status.state == "loaded":

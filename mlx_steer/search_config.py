@@ -109,7 +109,7 @@ class SweepConfig(Section):
         screen: For a grid: rank the cells before anything is generated and run only so many (see
             screening.py); None runs them all.
         race: For a race, see `RaceConfig`.
-        doses: For strengths that are found, see `DosesConfig`.
+        doses: For strengths that are found and gated cells that are screened, see `DosesConfig`.
         limits: See `Limits`.
     """
 

@@ -1,4 +1,4 @@
-"""The ranks that `mlx.launch` started together; a process on its own is a team of one.
+"""The ranks that `mlx.launch` or `--processes` started; a process on its own is a team of one.
 
 All ranks of a team call the same methods in the same order, or they wait for one another without
 end. Bytes travel as arrays on the CPU: ranks need not share a disk.
@@ -124,7 +124,11 @@ class Team:
                     )
 
     def on_this_machine(self) -> int:
-        """How many of the ranks share this rank's machine, by its host's name."""
+        """How many of the ranks share this rank's machine, by its host's name.
+
+        Raises:
+            TeamError: If another rank has ended.
+        """
         own = socket.gethostname().encode()
         return self.gathered(own).count(own)
 
@@ -208,6 +212,6 @@ def team() -> Team:
         reason = " ".join(str(error).split())[:200]
         raise TeamError(
             f"rank {launched_rank()} ({socket.gethostname()}) cannot reach the other ranks: "
-            f"{reason}; check the hosts given to mlx.launch"
+            f"{reason}; check the hosts, if mlx.launch was given any, and start again"
         ) from error
     return Team(group.rank(), group.size(), group)

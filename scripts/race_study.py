@@ -23,7 +23,7 @@ from measuring import Silent
 
 from mlx_steer.behaviors import Behavior
 from mlx_steer.behaviors.two_sentences import behavior_of
-from mlx_steer.conditions import Condition, Gate
+from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig, RaceConfig, load_config
 from mlx_steer.engine.divergence import Reference, divergences
 from mlx_steer.engine.guard import load_model
@@ -143,9 +143,13 @@ def main() -> None:
     grid = Grid(data, judged(data), screened.log_odds, {}, data.vectors)
     config = config.model_copy(update={"sweep": every.model_copy(update={"screen": None})})
     [full] = Program(config, behavior, Replayed(grid, config)).search()
-    kept = arguments.out / ".study_prices.json"
+    made_from = digest([sorted(data.rows), {c.name: c.key() for c in full.conditions}])
+    kept = arguments.out / f".study_prices_{made_from[:16]}.json"
     if not kept.exists():
-        kept.write_text(json.dumps(prices(grid, full, load_model(config.model.name))))
+        settings = config.model.model_dump()
+        kept.write_text(
+            json.dumps(prices(grid, full, load_model(settings.pop("name"), **settings)))
+        )
     grid = replace(grid, nats=json.loads(kept.read_text()))
     for cells in arguments.cells:
         for rounds in arguments.rounds:

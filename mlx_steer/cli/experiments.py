@@ -27,7 +27,7 @@ from mlx_steer.cli.options import (
     sentence_options,
     sentences_given,
 )
-from mlx_steer.cli.processes import processes_option, shared_among
+from mlx_steer.cli.processes import AUTO, automatic, processes_option, shared_among
 from mlx_steer.cli.progress import progress
 from mlx_steer.team import launched_rank
 
@@ -126,7 +126,7 @@ def run(
             raise click.UsageError("give --part or --processes, not both")
         _make_part(experiment, where, part, fresh, quiet)
         return
-    with shared_among(processes):
+    with shared_among(automatic(experiment) if processes == AUTO else int(processes)):
         _execute(experiment, where, fresh, quiet)
 
 

@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mlx_steer.blas import compute_on, cores
 from mlx_steer.errors import TeamError
-from mlx_steer.team import is_rank_lost, launched_rank
+from mlx_steer.team import RANK_LOST, is_rank_lost, launched_rank
+
+if TYPE_CHECKING:
+    from mlx_steer.config import ExperimentConfig
 
 AUTO = "auto"
-# Each holds the weights.
 _MOST = 4
 # Seconds for the others to end in, once this one has made everything.
 _GRACE = 60.0
-# And from when a process is no longer to be reached until it is gone.
-_SETTLED = 0.5
+# And from when one is no longer to be reached until it is known which has ended by itself.
+_SETTLED = 3.0
 
 
 class Processes(click.ParamType[Any]):
@@ -60,16 +63,15 @@ processes_option = click.option(
 
 
 @contextmanager
-def shared_among(processes: int | str) -> Iterator[None]:
+def shared_among(count: int) -> Iterator[None]:
     """Have other processes carry out the command that this one was started with, as its ranks.
 
     This one is rank 0. What the others say is told if one of them is why this one ends. Nothing is
     done in a process that is a rank already.
 
     Args:
-        processes: How many in all, or "auto".
+        count: How many in all.
     """
-    count = _for_this_machine() if processes == AUTO else int(processes)
     if count == 1 or launched_rank() is not None:
         yield
         return
@@ -78,15 +80,18 @@ def shared_among(processes: int | str) -> Iterator[None]:
         hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in _free_ports(count)]))
         compute_on(max(1, cores() // count))
         os.environ |= {"MLX_HOSTFILE": str(hosts), "MLX_RANK": "0"}
-        others = [_start(rank, Path(beside)) for rank in range(1, count)]
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, _end)
+        others: list[subprocess.Popen[bytes]] = []
         try:
+            others += (_start(rank, Path(beside)) for rank in range(1, count))
             yield
             for other in others:
                 with suppress(subprocess.TimeoutExpired):
                     other.wait(_GRACE)
         except (RuntimeError, TeamError) as error:
             if isinstance(error, TeamError) or is_rank_lost(error):
-                _tell_first(others, Path(beside))
+                _tell_why(others, Path(beside))
             raise
         finally:
             for other in others:
@@ -94,10 +99,29 @@ def shared_among(processes: int | str) -> Iterator[None]:
                 other.wait()
 
 
-def _for_this_machine() -> int:
+def automatic(config: ExperimentConfig) -> int:
+    """How many processes suit an experiment here: each holds the weights, and as much again.
+
+    One where there is a GPU, or where the model is not on this machine yet.
+
+    Raises:
+        ModelError: If the model's files are damaged.
+    """
     import mlx.core as mx
 
-    return min(_MOST, cores()) if mx.default_device() == mx.cpu else 1
+    from mlx_steer.experiment.model_facts import weights_of
+    from mlx_steer.model.machine import working_set
+
+    if mx.default_device() != mx.cpu or launched_rank() is not None:
+        return 1
+    weights = weights_of(config.model)
+    if weights is None:
+        return 1
+    return max(1, min(_MOST, cores(), working_set() // (2 * weights)))
+
+
+def _end(number: int, _: object) -> None:
+    sys.exit(128 + number)
 
 
 def _start(rank: int, beside: Path) -> subprocess.Popen[bytes]:
@@ -117,15 +141,18 @@ def _said(rank: int, beside: Path) -> Path:
     return beside / f"rank_{rank}.txt"
 
 
-def _tell_first(others: list[subprocess.Popen[bytes]], beside: Path) -> None:
-    """What the first of the processes that have ended said last."""
-    time.sleep(_SETTLED)
-    for rank, other in enumerate(others, 1):
-        if other.poll() is not None:
-            last = _said(rank, beside).read_text("utf-8", "replace").strip().splitlines()[-1:]
-            told = last[0] if last else f"mlx-steer: rank {rank}: ended by {_how(other.returncode)}"
-            click.echo(told, err=True)
-            return
+def _tell_why(others: Sequence[subprocess.Popen[bytes]], beside: Path) -> None:
+    """What a process said last that has ended, and not because another one had."""
+    deadline = time.monotonic() + _SETTLED
+    while time.monotonic() < deadline:
+        for rank, other in enumerate(others, 1):
+            if other.poll() is not None:
+                said = _said(rank, beside).read_text("utf-8", "replace").strip()
+                how = f"mlx-steer: rank {rank}: ended by {_how(other.returncode)}"
+                if RANK_LOST not in said:
+                    click.echo(said.splitlines()[-1] if said else how, err=True)
+                    return
+        time.sleep(0.05)
 
 
 def _how(code: int) -> str:

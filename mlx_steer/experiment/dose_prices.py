@@ -30,15 +30,15 @@ class Priced(Record):
 
 
 def priced_rank(lean: Lean, nats: float, most: float, strength: float) -> tuple[float, ...]:
-    """Sorts gated cells before decoding as the choice sorts them afterwards, the best first.
+    """Sorts gated cells before anything is decoded, those that are to be tried first.
 
-    Cells within the limit on the price come first, by their lean on target prompts; then the
+    Cells whose price is at most `most` come first, by their lean on target prompts; then the
     others, the cheapest first. By the lean alone the strongest steering came first, which babbles.
 
     Args:
         lean: See leans.py.
         nats: What the cell costs on target prompts, a token.
-        most: The highest price of a cell that can be chosen.
+        most: The same unit; see `DosesConfig.price`.
         strength: The cell's; of equals, the smaller comes first.
     """
     within = nats <= most

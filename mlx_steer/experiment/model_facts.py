@@ -120,6 +120,20 @@ def find_model(settings: ModelConfig) -> ModelFacts:
     )
 
 
+def weights_of(settings: ModelConfig) -> int | None:
+    """Bytes of a model's weights once loaded; None if they are not on this machine.
+
+    Raises:
+        ModelError: If its files are damaged, or there is no such model.
+    """
+    folder, dtype, _ = _folder(settings)
+    if folder is None or not _has_weights(folder):
+        return None
+    return weight_bytes_of(
+        folder, dtype=dtype, quantize=settings.quantize, dequantize=settings.dequantize
+    )
+
+
 def _as_published(settings: ModelConfig, model: PublishedModel) -> ModelFacts:
     wide = settings.dtype == "float32"
     quantize = None if settings.dequantize else settings.quantize

@@ -223,7 +223,7 @@ def batch_for(
     size = ModelSize(Shape.of(model.config).over(model.team.size), weights, model.dtype.size)
     facts = ModelFacts(config.model.name, size, downloaded=True, chat=model.chat)
     found = _counted(config, behavior, facts, sweep=sweep, compare=compare)
-    usable = model.team.least(working_set() // max(sharing, model.team.on_this_machine()))
+    usable = model.team.least(working_set(max(sharing, model.team.on_this_machine())))
     choice = choose_batch(config, size, workload(config, found.counts), usable)
     return replace(choice, counts=found.counts, size=size)
 

@@ -40,7 +40,7 @@ class Stage:
     """Conditions x prompts.
 
     Attributes:
-        name: screen, sweep or the rounds of a race, compare, both, controls, score or price.
+        name: What is on at the time, in a word or two: it stands in progress, plans and logs.
         conditions: Their names are unique within an experiment.
         items: The prompts.
         generation: How, where it is not as the config's other responses.
@@ -152,11 +152,14 @@ class Program:
             yield stage
             if number < race.rounds:
                 ahead = self.results.ahead(stage)
-                conditions = [c for c in conditions if c.kind == "base" or c.name in ahead]
-                prompts = [c for c in conditions if c.kind == "prompt"]
-                # One that is left needs no more rows, unless cells are held to its coherence.
-                if len(prompts) == 1 and self.behavior.sentences is None:
-                    conditions.remove(prompts[0])
+                # One that ran alone has most rows and is chosen, and no cells are held to it.
+                alone = [c for c in conditions if c.kind == "prompt"]
+                decided = len(alone) == 1 and self.behavior.sentences is None
+                conditions = [
+                    c
+                    for c in conditions
+                    if c.kind == "base" or (c.name in ahead and not (decided and c in alone))
+                ]
 
     def _screened(
         self, conditions: list[Condition], items: tuple[PromptItem, ...], keep: int
@@ -164,7 +167,7 @@ class Program:
         """Without the cells that a screening finds to be beaten."""
         cells = [c for c in conditions if c.interventions]
         gated = [replace(c, gates=()) for c in cells if c.gates]
-        if gated and not self._found_by_price:
+        if gated and not self._found_by_price and self.behavior.sentences is None:
             own = self._priced_items()
             yield Stage("base", (BASE,), own, decides=True)
             yield Stage("screen gated", (BASE, *gated), own, decoded=False, priced=True)

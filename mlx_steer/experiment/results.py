@@ -204,9 +204,12 @@ class RunResults:
         most = self._work.config.sweep.doses.price
         cells = [c for c in screened.conditions if c.interventions]
 
+        def price_of(cell: Condition) -> float | None:  # plain cells of this name may have one
+            return self._prices.get(cell.name) if cell.gates else None
+
         def rank(cell: Condition) -> tuple[float, ...]:
             strength = cell.interventions[0].strength
-            if (nats := self._prices.get(cell.name)) is None:
+            if (nats := price_of(cell)) is None:
                 return screening_rank(leans[cell.name], limit, strength)
             return priced_rank(leans[cell.name], nats, most, strength)
 
@@ -220,7 +223,7 @@ class RunResults:
                     layer=band_of([i.layer for i in cell.interventions]),
                     strength=cell.interventions[0].strength,
                     kept=place < keep,
-                    nats=self._prices.get(cell.name),
+                    nats=price_of(cell),
                     **dict(leans[cell.name]),
                 )
                 for place, cell in enumerate(ranked)

@@ -64,17 +64,20 @@ def has_metal() -> bool:
     return bool(mx.metal.is_available())
 
 
-def working_set() -> int:
+def working_set(sharing: int = 1) -> int:
     """Bytes that MLX can use on this machine without slowing down.
 
     On Metal, the recommended working set. Elsewhere 80 % of the memory that is available now or
     held by MLX already, within the limit of the control group (a container's) if there is one.
+
+    Args:
+        sharing: Processes that share the machine and hold what they hold already: one's part.
     """
     import mlx.core as mx
 
     if has_metal():
-        return int(mx.device_info()["max_recommended_working_set_size"])
-    return int(0.8 * (_available() + mx.get_active_memory()))
+        return int(mx.device_info()["max_recommended_working_set_size"]) // sharing
+    return int(0.8 * (_available() / sharing + mx.get_active_memory()))
 
 
 # Memory of Macs that people have, in GB as Apple counts them.

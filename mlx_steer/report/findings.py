@@ -46,8 +46,10 @@ def warnings(metrics: Metrics) -> list[str]:
     chosen_on = "On the prompts that the choice was made on, no cell of"
     taken = (
         f"met the limits ({limits}), so the one with the largest target rate minus false positive "
-        "rate was taken. What it does on the others is measured here."
+        "rate was taken."
     )
+    if metrics.test.conditions:
+        taken += " What it does on the others is measured here."
     gated = choice.gated if choice else select.gated_by_rule
     if not met:
         found.append(f"{chosen_on} {'plain steering' if gated else 'the sweep'} {taken}")

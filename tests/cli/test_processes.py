@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,11 +15,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mlx_steer.blas import cores
 from tests.helpers.behaviors import behavior_folder
+from tests.helpers.ranks import ranks_of
 from tests.helpers.small_run import left_behind, settings
 from tests.helpers.tiny import tiny_folder
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="processes are found in /proc"),
+]
 
 MLX_STEER = Path(sys.executable).parent / "mlx-steer"
 
@@ -50,10 +56,14 @@ def _command(config: Path, out: Path, processes: int | str) -> Sequence[str]:
 
 @pytest.mark.parametrize("processes", [3, "auto"])
 def test_several_processes_leave_what_one_leaves(
-    folder: Path, tmp_path: Path, processes: int | str
+    folder: Path, tmp_path: Path, processes: int | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "2")  # cores; tests have one else
     ended = run(folder / "config.yaml", tmp_path / "run", processes)
     assert ended.returncode == 0, ended.stderr
+    count = min(2, cores()) if processes == "auto" else processes
+    ranks = set(re.findall(r"extract: of .* rank (\d)", (tmp_path / "run/run.log").read_text()))
+    assert len(ranks) == count or count == 1
     assert ended.stdout.strip().endswith("report.md")
     found, alone = left_behind(tmp_path / "run"), left_behind(folder / "run")
     assert found.keys() == alone.keys()
@@ -79,7 +89,7 @@ def test_one_that_is_killed_is_named_and_the_same_command_goes_on(
     while not (rows.exists() and rows.stat().st_size):
         assert begun.poll() is None
         time.sleep(0.01)
-    (other,) = _children(begun.pid)
+    (other,) = ranks_of(begun.pid)
     os.kill(other, signal.SIGKILL)
     _, said = begun.communicate(timeout=120)
     assert begun.returncode == 2
@@ -98,7 +108,7 @@ def test_the_others_end_with_the_first(folder: Path, tmp_path: Path) -> None:
     while not (tmp_path / "run" / "rows.jsonl").exists():
         assert begun.poll() is None
         time.sleep(0.01)
-    (other,) = _children(begun.pid)
+    (other,) = ranks_of(begun.pid)
     begun.send_signal(signal.SIGINT)
     assert begun.wait(60) == 130
     assert not Path(f"/proc/{other}").exists()
@@ -112,11 +122,6 @@ def test_what_all_of_them_find_wrong_is_said_once(folder: Path, tmp_path: Path) 
     assert ended.returncode == 2
     assert ended.stderr.count("mlx-steer:") == 1
     assert "none" in ended.stderr
-
-
-def _children(pid: int) -> list[int]:
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(number) for file in files for number in file.read_text().split()]
 
 
 def _rows(run: Path) -> list[dict[str, object]]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from mlx_steer.cli.watchdog import Watched, watched
-from tests.helpers.ranks import launch
+from tests.helpers.ranks import free_ports, launch
 from tests.helpers.small_run import Told
 
 SCRIPT = """
@@ -49,19 +54,34 @@ def work(**_):
     us.told()
     if us.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    us.told()
+    us.gathered(b"here")  # what rank 0 tells comes back to it as it was, whoever is gone
 
 cli.main = work
 main()
 """
 
 
-def test_when_a_rank_dies_the_others_say_so_once() -> None:
-    ended = launch("-c", DYING, seconds=60)
-    assert [line for line in ended.err.splitlines() if line.startswith("mlx-steer: ")] == [
+def test_when_a_rank_dies_the_others_say_so_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started without mlx.launch, which drops what ranks say while it ends them."""
+    first = free_ports(2)
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in (first, first + 1)]))
+    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
+    ranks = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("MLX_RANK", rank)
+        with (tmp_path / rank).open("wb") as said:
+            ranks.append(subprocess.Popen([sys.executable, "-c", DYING], stderr=said))
+    assert ranks[1].wait(60) == -signal.SIGKILL
+    ranks[0].terminate()  # as mlx.launch does
+    assert ranks[0].wait(60) == 2
+    assert (tmp_path / "0").read_text().splitlines()[-1] == (
         "mlx-steer: another rank has ended; finished rows are kept, run the same command again"
-    ]
-    assert "Traceback" not in ended.err
+    )
+    assert (tmp_path / "0").read_text().count("another rank") == 1
+    assert "Traceback" not in (tmp_path / "0").read_text()
 
 
 def test_alone_nothing_is_watched() -> None:

@@ -161,7 +161,7 @@ def test_every_run_says_at_its_start_what_memory_it_takes(
 def test_a_batch_that_does_not_fit_is_lowered_before_the_run_and_changes_no_byte(
     shared: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: 5_000_000)
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_: 5_000_000)
     told = carry_out(small(shared, batch_size=64), tmp_path / "run")
     about = manifest(tmp_path / "run")
     assert about["batch_size"] < 64
@@ -173,7 +173,7 @@ def test_a_batch_that_does_not_fit_is_lowered_before_the_run_and_changes_no_byte
 def test_a_model_of_which_no_row_fits_leaves_no_run(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: 1000)
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_: 1000)
     with (
         pytest.raises(ModelError, match="this machine can use"),
         RunDirectory.open(tmp_path / "run") as run,

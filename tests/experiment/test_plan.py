@@ -201,7 +201,7 @@ def test_a_model_that_only_other_machines_hold_can_be_planned_before_its_downloa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = load_config(CONFIGS[0].with_name("mixtral_8x7b_refusal.yaml"))
-    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: 8 * 10**9)
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_: 8 * 10**9)
     found = plan_experiment(config)
     assert (found.rates, found.seconds) == (None, {})
     assert any(note.startswith("Not for this machine: ") for note in found.notes)
@@ -269,7 +269,7 @@ def test_a_cached_config_is_enough_for_memory(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MISTRAL))
     monkeypatch.setattr(facts, "_cached", lambda repo, revision: tmp_path)
-    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: MAC_48)
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_: MAC_48)
     config = load_config(Path(__file__).parents[2] / "configs" / "mistral_7b_v0_2_refusal.yaml")
     found = plan_experiment(config)
     assert found.memory is not None
@@ -298,11 +298,11 @@ def test_a_batch_that_may_not_fit_is_lowered_and_one_that_cannot_is_refused(
     found = plan_experiment(small(folder))
     assert found.memory is not None
     limit = next(e for e in found.memory.sizes if e.rows == 4).most
-    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: limit)
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_: limit)
     notes = " ".join(plan_experiment(small(folder)).notes)
     assert "A batch of 7 rows may need" in notes and "so 4 are decoded at a time" in notes
     assert plan_experiment(small(folder)).batch_size == 4
-    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda: 1000)
+    monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_: 1000)
     with pytest.raises(ModelError, match=r"needs .* this machine can use"):
         plan_experiment(small(folder))
 
@@ -316,7 +316,7 @@ def test_a_run_takes_the_batch_size_that_its_plan_says(
     planned = {s.name: s for s in plan_experiment(free).stages}
     seen = set()
     for limit in (5_000_000, 12_000_000, 10**12):
-        monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda limit=limit: limit)
+        monkeypatch.setattr("mlx_steer.experiment.plan.working_set", lambda *_, limit=limit: limit)
         chosen = batch_for(free, behavior, model)
         seen.add(chosen.rows)
         assert chosen.note is None

@@ -78,8 +78,9 @@ def test_cells_drop_out_round_by_round_and_the_choice_has_all_prompts(
     assert reached["base"] == [16]
     assert reached["steering"] == [4, 4, 8, 16]
     assert reached["gated"] == [4, 8, 16]
-    assert reached["prompt"] == [4, 4]  # as soon as one is left, it is chosen
+    assert reached["prompt"] == [4, 8]  # one that ran alone is chosen
     choice = json.loads((folder / "choice.json").read_text())
+    assert len(found[f"prompt {choice['system_prompt']}"]["rows"]) == 8
     name = f"layer {choice['layer']}, strength {choice['strength']:g}"
     assert len(found[name]["rows"]) == 16
     assert len(found[f"gated layer {choice['gated']['layer']}, strength 1"]["rows"]) == 16

@@ -44,7 +44,7 @@ def launched(
 ) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], Ended]]]:
     """A command that runs on every rank, and a function that gives what it has printed so far."""
     launcher = [Path(sys.executable).parent / "mlx.launch", "-n", ranks, "--backend", "ring"]
-    rest = ["--starting-port", _free_ports(ranks), "--", sys.executable, *command]
+    rest = ["--starting-port", free_ports(ranks), "--", sys.executable, *command]
     with TemporaryFile() as out, TemporaryFile() as err:
 
         def said() -> Ended:
@@ -88,7 +88,7 @@ def _calm(launcher: subprocess.Popen[bytes], ranks: int) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
 
 
-def _free_ports(count: int) -> int:
+def free_ports(count: int) -> int:
     """The first of so many neighbouring ports that nobody listens at."""
     while True:
         with socket.socket() as first:
