@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -102,15 +103,23 @@ def test_one_that_is_killed_is_named_and_the_same_command_goes_on(
     assert _rows(where) == _rows(folder / "run")
 
 
-def test_the_others_end_with_the_first(folder: Path, tmp_path: Path) -> None:
-    command = _command(folder / "config.yaml", tmp_path / "run", 2)
-    begun = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_others_end_with_the_first(
+    folder: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    begun = subprocess.Popen(
+        _command(folder / "config.yaml", tmp_path / "run", 2),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # A shell has what runs in its background ignore Ctrl-C, and so all that is started there.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     while not (tmp_path / "run" / "rows.jsonl").exists():
         assert begun.poll() is None
         time.sleep(0.01)
     (other,) = ranks_of(begun.pid)
-    begun.send_signal(signal.SIGINT)
-    assert begun.wait(60) == 130
+    begun.send_signal(number)
+    assert begun.wait(60) == code
     assert not Path(f"/proc/{other}").exists()
 
 
