@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import click
-from bench_ranks import content
+from bench_ranks import compared
 from measuring import publish
 
 
@@ -31,16 +31,15 @@ def main(config: Path, out: Path, processes: str, as_json: bool) -> None:
     """Make CONFIG's run in both ways; see the module."""
     runs = {n: out / f"processes_{n}" / config.stem for n in ("1", processes)}
     one, several = (make(config, run, n) for n, run in runs.items())
-    found, wanted = content(runs[processes]), content(runs["1"])
-    unlike = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
     parts = {name: (one[name], several[name]) for name in one}
     parts["all"] = sum(one.values()), sum(several.values())
     rows = [("part", "seconds of one process", f"of {processes}", "ratio")]
     for name, (before, after) in parts.items():
         rows.append((name, f"{before:.1f}", f"{after:.1f}", f"{after / before:.2f}"))
-    result = {"seconds": parts, "files": len(wanted), "unlike": unlike}
+    files = compared(runs["1"], runs[processes])
+    result = {"seconds": parts, "files": files}
     publish(result, rows, "python scripts/bench_processes.py CONFIG OUT", as_json)
-    click.echo(f"{len(wanted)} files compared; unlike: {', '.join(unlike) or 'none'}", err=True)
+    click.echo(files, err=True)
 
 
 if __name__ == "__main__":

@@ -116,10 +116,15 @@ def main(
         _compare(one, many)
 
 
-def _compare(one: Path, many: Path) -> None:
+def compared(one: Path, many: Path) -> str:
+    """Which files of two runs are unlike, as a sentence."""
     found, wanted = content(many), content(one)
     unlike = sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n))
-    click.echo(f"{len(wanted)} files compared; unlike: {', '.join(unlike) or 'none'}")
+    return f"{len(wanted)} files compared; unlike: {', '.join(unlike) or 'none'}"
+
+
+def _compare(one: Path, many: Path) -> None:
+    click.echo(compared(one, many))
     for part, spent, rank, waited, sent in WAITED.findall((many / "run.log").read_text()):
         share = 100 * float(waited) / max(float(spent), 1e-9)
         click.echo(

@@ -27,10 +27,10 @@ from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.config import ExperimentConfig, RaceConfig, load_config
 from mlx_steer.engine.divergence import Reference, divergences
 from mlx_steer.engine.guard import load_model
-from mlx_steer.experiment.dose_prices import priced_rank
+from mlx_steer.experiment.dose_prices import entry_rank
 from mlx_steer.experiment.doses import DoseSearch
 from mlx_steer.experiment.execute import run_experiment
-from mlx_steer.experiment.leans import Screened, lean, screening_rank
+from mlx_steer.experiment.leans import Screened, lean
 from mlx_steer.experiment.program import Program, Stage
 from mlx_steer.experiment.rows import prompt_ids
 from mlx_steer.metrics.choose import Cell, cell_of, choose_cell, leaders
@@ -95,11 +95,9 @@ class Replayed:
         priced = [k for k in sets if k in self._grid.nats][: self._doses.priced_prompts]
 
         def rank(cell: Condition) -> tuple[float, ...]:
-            strength = cell.interventions[0].strength
-            if not cell.gates:
-                return screening_rank(leans[cell.name], limit, strength)
-            nats = statistics.mean(self._grid.nats[k][cell.name] for k in priced)
-            return priced_rank(leans[cell.name], nats, self._doses.price, strength)
+            every = [self._grid.nats[k][cell.name] for k in priced] if cell.gates else []
+            nats = statistics.mean(every) if every else None
+            return entry_rank(cell, leans[cell.name], limit, nats, self._doses.price)
 
         kept: set[str] = set()
         for kind in KINDS:

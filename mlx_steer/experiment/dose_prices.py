@@ -9,10 +9,11 @@ import json
 import math
 from collections.abc import Mapping
 
-from mlx_steer.conditions import digest
+from mlx_steer.conditions import Condition, digest
 from mlx_steer.engine.divergence import Reference, divergences
 from mlx_steer.engine.jobs import Sampling
 from mlx_steer.experiment.condition_sets import BASE
+from mlx_steer.experiment.leans import screening_rank
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import prompt_ids, row_key
 from mlx_steer.experiment.work import Work
@@ -43,6 +44,24 @@ def priced_rank(lean: Lean, nats: float, most: float, strength: float) -> tuple[
     """
     within = nats <= most
     return (not within, -lean.target if within else nats, abs(strength))
+
+
+def entry_rank(
+    cell: Condition, lean: Lean, limit: float, nats: float | None, most: float
+) -> tuple[float, ...]:
+    """Sorts the cells of one kind: by their price where it was read, else by their lean.
+
+    Args:
+        cell: Steers.
+        lean: Its lean.
+        limit: See `screening_rank`.
+        nats: Its price on target prompts, a token, if it is gated and was read.
+        most: See `priced_rank`.
+    """
+    strength = cell.interventions[0].strength
+    if nats is None:
+        return screening_rank(lean, limit, strength)
+    return priced_rank(lean, nats, most, strength)
 
 
 def dose_prices(stage: Stage, work: Work, model: Model) -> dict[str, float]:

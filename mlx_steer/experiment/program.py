@@ -141,9 +141,8 @@ class Program:
         """
         race = self.config.sweep.race
         every = [self.items("select", name) for name in ("target", "other")]
-        first = tuple(item for items in every for item in items[: race.screened_prompts])
         conditions = yield from self._grid()
-        conditions = yield from self._screened(conditions, first, race.cells)
+        conditions = yield from self._screened(conditions, self._screened_items(), race.cells)
         for number in range(1, race.rounds + 1):
             part = 2 ** (race.rounds - number)
             # Every round has the prompts of those before, whose rows are there.
@@ -151,15 +150,12 @@ class Program:
             stage = Stage(f"race {number}", tuple(conditions), items, decides=True)
             yield stage
             if number < race.rounds:
-                ahead = self.results.ahead(stage)
+                ahead = {*self.results.ahead(stage)}
+                prompts = [c.name for c in conditions if c.kind == "prompt"]
                 # One that ran alone has most rows and is chosen, and no cells are held to it.
-                alone = [c for c in conditions if c.kind == "prompt"]
-                decided = len(alone) == 1 and self.behavior.sentences is None
-                conditions = [
-                    c
-                    for c in conditions
-                    if c.kind == "base" or (c.name in ahead and not (decided and c in alone))
-                ]
+                if len(prompts) == 1 and self.behavior.sentences is None:
+                    ahead -= {*prompts}
+                conditions = [c for c in conditions if c.kind == "base" or c.name in ahead]
 
     def _screened(
         self, conditions: list[Condition], items: tuple[PromptItem, ...], keep: int
@@ -298,6 +294,12 @@ class Program:
             ]
         return [BASE, *prompts, *cells]
 
+    def _screened_items(self) -> tuple[PromptItem, ...]:
+        """The first prompts of either set, which are read before anything is decoded."""
+        both = (self.items("select", name) for name in ("target", "other"))
+        most = self.config.sweep.race.screened_prompts
+        return tuple(item for own in both for item in own[:most])
+
     def _priced_items(self) -> tuple[PromptItem, ...]:
         """Target prompts, for all that open a gate."""
         return self.items("select", "target")[: self.config.sweep.doses.priced_prompts]
@@ -319,10 +321,8 @@ class Program:
         if asked != "auto":
             return [asked] * len(places)
         sweep = self.config.sweep
-        both = (self.items("select", name) for name in ("target", "other"))
-        items = tuple(item for own in both for item in own[: sweep.race.screened_prompts])
+        items = self._priced_items() if gated else self._screened_items()
         if gated:
-            items = self._priced_items()
             yield Stage("base", (BASE,), items, decides=True)
         start = DoseSearch.by_halving if gated else DoseSearch.up_the_ladder
         searches = [start(vectors) for vectors in places]

@@ -14,9 +14,9 @@ from mlx_steer.bands import band_of
 from mlx_steer.conditions import Condition, Gate, digest
 from mlx_steer.errors import ConfigError, VectorError
 from mlx_steer.experiment.condition_sets import BASE, prompted, resolve_system_prompt
-from mlx_steer.experiment.dose_prices import dose_prices, priced_rank
+from mlx_steer.experiment.dose_prices import dose_prices, entry_rank
 from mlx_steer.experiment.doses import DoseSearch
-from mlx_steer.experiment.leans import Leans, screening_rank, within_limit
+from mlx_steer.experiment.leans import Leans, within_limit
 from mlx_steer.experiment.mirror import packed, unpack
 from mlx_steer.experiment.program import Stage
 from mlx_steer.experiment.rows import Rows
@@ -208,10 +208,7 @@ class RunResults:
             return self._prices.get(cell.name) if cell.gates else None
 
         def rank(cell: Condition) -> tuple[float, ...]:
-            strength = cell.interventions[0].strength
-            if (nats := price_of(cell)) is None:
-                return screening_rank(leans[cell.name], limit, strength)
-            return priced_rank(leans[cell.name], nats, most, strength)
+            return entry_rank(cell, leans[cell.name], limit, price_of(cell), most)
 
         records: list[ScreenedCell] = []
         for kind in dict.fromkeys(c.kind for c in cells):

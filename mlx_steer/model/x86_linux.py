@@ -162,7 +162,8 @@ def _side_by_side(
 ) -> mx.array:
     """Parts along an axis of a shape, as many as pay and as there are cores, put together again."""
     size = shape[axis]
-    count = max(1, min(_MOST_PARTS, cores(), size, work // _LEAST_WORK))
+    count = min(_MOST_PARTS, size, work // _LEAST_WORK)
+    count = min(count, cores()) if count > 1 else 1
     if count == 1:
         return part(())
     ends = [size * i // count for i in range(count + 1)]

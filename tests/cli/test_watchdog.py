@@ -77,11 +77,12 @@ def test_when_a_rank_dies_the_others_say_so_once(
     assert ranks[1].wait(60) == -signal.SIGKILL
     ranks[0].terminate()  # as mlx.launch does
     assert ranks[0].wait(60) == 2
-    assert (tmp_path / "0").read_text().splitlines()[-1] == (
+    text = (tmp_path / "0").read_text()
+    assert text.splitlines()[-1] == (
         "mlx-steer: another rank has ended; finished rows are kept, run the same command again"
     )
-    assert (tmp_path / "0").read_text().count("another rank") == 1
-    assert "Traceback" not in (tmp_path / "0").read_text()
+    assert text.count("another rank") == 1
+    assert "Traceback" not in text
 
 
 def test_alone_nothing_is_watched() -> None:
