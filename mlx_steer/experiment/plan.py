@@ -27,8 +27,8 @@ from mlx_steer.experiment.batch_size import BatchChoice, choose_batch, workload
 from mlx_steer.experiment.counts import Counts, StageCount
 from mlx_steer.experiment.duration import Rates, learned_rates, measured_rates
 from mlx_steer.experiment.model_facts import ModelFacts, find_model
+from mlx_steer.experiment.part_rounds import Round, rounds_of
 from mlx_steer.experiment.program import Program, Stage, answers
-from mlx_steer.experiment.rounds import Round, rounds_of
 from mlx_steer.experiment.stand_ins import StandIns, stand_in_pairs
 from mlx_steer.model.machine import working_set, working_set_of_mac
 from mlx_steer.model.shape import Shape

@@ -14,7 +14,7 @@ from mlx_steer.config import ExperimentConfig
 from mlx_steer.errors import RunError
 from mlx_steer.experiment.counts import StageCount
 from mlx_steer.experiment.part import Part
-from mlx_steer.experiment.rounds import Round, rounds_of
+from mlx_steer.experiment.part_rounds import Round, rounds_of
 from mlx_steer.run.directory import RunDirectory
 from mlx_steer.run.merge import Taken, take_rows
 from mlx_steer.run.reader import load_run
